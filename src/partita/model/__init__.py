@@ -1,0 +1,1 @@
+"""Frozen values by subject: cluster, service, load, plan; and what GPUs can carry at best."""

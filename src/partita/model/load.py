@@ -1,0 +1,114 @@
+"""Load as measured and as expected, and what the loop is shown at each tick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.model.cluster import ClusterState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load:
+    """Arrivals by service and time step: `counts` has shape ``(services, steps)``, the first step begins at `start_s`."""
+
+    services: tuple[str, ...]
+    start_s: float
+    step_s: float
+    counts: NDArray[np.float64]
+
+    @property
+    def end_s(self) -> float:
+        """End of the last step."""
+        return self.start_s + self.step_s * self.counts.shape[1]
+
+    def rate_rps(self) -> NDArray[np.float64]:
+        """Mean rate by service, requests a second; zeros where no step was measured."""
+        steps = self.counts.shape[1]
+        return self.counts.sum(axis=1) / (steps * self.step_s) if steps else np.zeros(len(self.services))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forecast:
+    """Expected rate by service: `rps` has shape ``(services, levels, steps)``.
+
+    The steps of `step_s` seconds begin at `made_at_s`; `levels` are the quantile levels (0..1, rising). Quantiles are
+    finite, never negative and never cross. `history_s` says how much log the forecast rests on.
+    """
+
+    services: tuple[str, ...]
+    made_at_s: float
+    step_s: float
+    levels: tuple[float, ...]
+    rps: NDArray[np.float64]
+    model: str
+    history_s: float
+
+    @property
+    def horizon_s(self) -> float:
+        """How far ahead the forecast reaches."""
+        return self.step_s * self.rps.shape[2]
+
+    def quantile(self, level: float) -> NDArray[np.float64]:
+        """Rates at one level, interpolated between the stored ones; shape ``(services, steps)``."""
+        low = int(np.clip(np.searchsorted(self.levels, level) - 1, 0, max(0, len(self.levels) - 2)))
+        high = min(low + 1, len(self.levels) - 1)
+        span = self.levels[high] - self.levels[low]
+        weight = float(np.clip((level - self.levels[low]) / span, 0.0, 1.0)) if span > 0 else 0.0
+        mixed: NDArray[np.float64] = (1 - weight) * self.rps[:, low, :] + weight * self.rps[:, high, :]
+        return mixed
+
+    def peak(self, level: float) -> NDArray[np.float64]:
+        """Highest rate over the horizon at one level, by service; shape ``(services,)``."""
+        return self.quantile(level).max(axis=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrivals:
+    """Requests as columns, grouped by service: those of service s are ``ns[offsets[s]:offsets[s + 1]]``, rising.
+
+    `ns` is the instant in nanoseconds, `size` the input size; `offsets` has one entry more than there are services.
+    """
+
+    ns: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    size: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return int(self.ns.shape[0])
+
+    @classmethod
+    def empty(cls, services: int) -> Arrivals:
+        """Return no requests at all for this many services."""
+        return cls(np.empty(0, np.int64), np.zeros(services + 1, np.int64), np.empty(0, np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the requests of one service fared since the last tick."""
+
+    offered: int = 0
+    good: int = 0
+    late: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """Everything one tick may know.
+
+    `watermark_s` is how far the log is complete: nothing after it may be read as zero load. `load` covers the time from
+    the previous watermark to this one. `recent` holds the requests of the last rehearsal window, all before the
+    watermark. `outcomes` counts what was answered since the last tick.
+    """
+
+    now_s: float
+    watermark_s: float
+    load: Load
+    cluster: ClusterState
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    recent: Arrivals | None = None
+    recent_span_s: tuple[float, float] = (0.0, 0.0)

@@ -1,0 +1,403 @@
+"""What is suggested, wanted, done and decided: proposals, plans, commands, decisions, and the one feasibility check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+from typing import Literal
+
+from partita.mig import Geometry, validate
+from partita.model.cluster import Gpu, Instance, instances_of
+from partita.model.service import Service
+
+OptionValue = str | float | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How queued requests of one service become batches.
+
+    `timeout_s` is the longest wait for a batch to fill (the timeout discipline only); `max_batch` None means the
+    largest that the SLO allows. `options` are the discipline's own, as sorted pairs.
+    """
+
+    discipline: str
+    timeout_s: float = 0.0
+    max_batch: int | None = None
+    options: tuple[tuple[str, OptionValue], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One service on one instance."""
+
+    service: str
+    instance: str
+    batching: Batching
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Requests of `service` up to `up_to_size` go to `sub_cluster`, `weight` being its share."""
+
+    service: str
+    sub_cluster: str
+    up_to_size: float = inf
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SubCluster:
+    """Instances that share one set of services; each of them holds every one of `services`.
+
+    `batching` runs parallel to `services`.
+    """
+
+    name: str
+    instances: tuple[Instance, ...]
+    services: tuple[str, ...]
+    batching: tuple[Batching, ...]
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """List each service on each instance."""
+        return tuple(
+            Replica(service, instance.id, batching)
+            for instance in self.instances
+            for service, batching in zip(self.services, self.batching, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeldGpu:
+    """A GPU the plan holds, and how it is partitioned (None: not at all)."""
+
+    gpu: str
+    geometry: Geometry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A complete wish: GPUs held, how they are partitioned, what runs where, how it batches, where requests go."""
+
+    gpus: tuple[HeldGpu, ...]
+    sub_clusters: tuple[SubCluster, ...]
+    routes: tuple[Route, ...]
+    reason: str = ""
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """List every service on every instance."""
+        return tuple(r for group in self.sub_clusters for r in group.replicas())
+
+    def price_per_hour(self, inventory: Sequence[Gpu]) -> float:
+        """Add up what the held GPUs cost an hour."""
+        held = {h.gpu for h in self.gpus}
+        return sum(g.price_per_hour for g in inventory if g.id in held)
+
+
+# What a plugin may suggest ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many GPUs to hold; `alternatives` are other numbers worth rehearsing."""
+
+    gpus: int
+    alternatives: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Geometries:
+    """A geometry (None: whole) for each GPU named."""
+
+    by_gpu: tuple[tuple[str, Geometry | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """GPU% for a service on instances of a profile: (service, profile, gpu_percent)."""
+
+    shares: tuple[tuple[str, str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batchings:
+    """Batching by service."""
+
+    by_service: tuple[tuple[str, Batching], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Groups of services that live together, each with its share (weight) of the GPUs held."""
+
+    groups: tuple[tuple[tuple[str, ...], float], ...]
+
+
+Suggestion = Capacity | Geometries | Shares | Batchings | Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One plugin's opinion at one tick.
+
+    `memory` is handed back to the same plugin and hook at the next tick (None at the first), so that plugins can stay
+    free of hidden state: it must be plain data (numbers, text, lists, dicts).
+    """
+
+    suggestion: Suggestion
+    reason: str
+    memory: object = None
+
+
+# What is done -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Hold a GPU with this geometry (None: whole); its instances come up empty."""
+
+    gpu: str
+    geometry: Geometry | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repartition:
+    """Drain a held GPU, destroy its instances, create those of the new geometry."""
+
+    gpu: str
+    geometry: Geometry | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Drain a GPU and give it back."""
+
+    gpu: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModels:
+    """Load these services on an instance, side by side."""
+
+    instance: str
+    services: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadModels:
+    """Drain these services on an instance and unload them."""
+
+    instance: str
+    services: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Regroup:
+    """Put sub-clusters, their batching and the routes into force; instant, and last in its plan."""
+
+    sub_clusters: tuple[SubCluster, ...]
+    routes: tuple[Route, ...]
+    reason: str
+
+
+Command = Acquire | Repartition | Release | LoadModels | UnloadModels | Regroup
+
+
+# What was chosen ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is better, in this order: attainment targets met, then cost, then fewer commands.
+
+    Cost is the price of the GPUs over `period_s`, plus the cost of change: the capacity that is away while GPUs load
+    and repartition, at the same price. A change must save more than `margin` (a share of the standing plan's cost)
+    to pay for the disturbance; `tolerance` is how far below its target an attainment may be measured and still count
+    as met, on top of the rehearsal's own sampling error.
+    """
+
+    period_s: float = 600.0
+    margin: float = 0.02
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Appraisal:
+    """What rehearsal and pricing say of one candidate plan.
+
+    `shortfall` is the sum over services of (target − attainment) where that is positive beyond the sampling error
+    `shortfall_error`, weighted by their share of requests; `worst_service` is the one furthest below its target.
+    `cost` and `change_cost` are in GPU-hours times price over the objective's period.
+    """
+
+    label: str
+    plan: Plan
+    gpus: int
+    attainment: float
+    attainment_error: float
+    shortfall: float
+    worst_service: str
+    cost: float
+    change_cost: float
+    commands: int
+    terms: Mapping[str, float] = field(default_factory=dict)
+    rejected: str = ""
+
+
+class Action(StrEnum):
+    """What a decision does."""
+
+    ACT = "act"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """One plugin's answer to one hook, as it stands in a decision: its reason, or the fault that cost it its say."""
+
+    plugin: str
+    hook: str
+    reason: str
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen at one tick, and everything that led to it."""
+
+    tick: int
+    at_s: float
+    action: Action
+    chosen: str
+    reason: str
+    opinions: tuple[Opinion, ...]
+    candidates: tuple[Appraisal, ...]
+    commands: tuple[Command, ...]
+    objective: Objective
+    offered_rps: float
+    forecast_rps: float
+    gpus_held: int
+    gpus_wanted: int
+
+
+# What is allowed ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Limits a plan must keep."""
+
+    max_gpus: int | None = None
+    max_price_per_hour: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One way in which a plan is not allowed; `subject` names the GPU, instance or service, `rule` the rule broken."""
+
+    rule: Literal["geometry", "memory", "curve", "slo", "route", "budget", "inventory", "overlap"]
+    subject: str
+    message: str
+
+
+def feasible(
+    plan: Plan, services: Sequence[Service], inventory: Sequence[Gpu], budgets: Budgets = Budgets()
+) -> tuple[Violation, ...]:
+    """Check a plan against every rule there is and return what it breaks; empty means feasible.
+
+    Rules: GPUs exist and are held once; geometries are valid; instances belong to the held geometry and serve one
+    sub-cluster; models fit into memory; a latency curve exists for every (profile, service) used and meets the SLO at
+    batch 1; every service has routes to sub-clusters that hold it, with weights that sum to 1; budgets are kept.
+    """
+    return (
+        *_check_gpus(plan, inventory, budgets),
+        *_check_instances(plan, inventory),
+        *_check_services(plan, services),
+        *_check_routes(plan, services),
+    )
+
+
+def _check_gpus(plan: Plan, inventory: Sequence[Gpu], budgets: Budgets) -> list[Violation]:
+    known, found, seen = {g.id: g for g in inventory}, [], set[str]()
+    for held in plan.gpus:
+        gpu = known.get(held.gpu)
+        if gpu is None:
+            found.append(Violation("inventory", held.gpu, f"GPU {held.gpu} is not in the cluster"))
+        elif held.gpu in seen:
+            found.append(Violation("inventory", held.gpu, f"GPU {held.gpu} is held twice"))
+        elif held.geometry is not None and (problem := validate(gpu.model, held.geometry)):
+            found.append(Violation("geometry", held.gpu, problem))
+        seen.add(held.gpu)
+    if budgets.max_gpus is not None and len(seen) > budgets.max_gpus:
+        found.append(Violation("budget", "gpus", f"{len(seen)} GPUs held, {budgets.max_gpus} allowed"))
+    price = plan.price_per_hour(inventory)
+    if price > budgets.max_price_per_hour:
+        found.append(
+            Violation("budget", "price", f"{price:g} an hour, {budgets.max_price_per_hour:g} allowed")
+        )
+    return found
+
+
+def _check_instances(plan: Plan, inventory: Sequence[Gpu]) -> list[Violation]:
+    known = {g.id: g for g in inventory}
+    made = {i for h in plan.gpus if h.gpu in known for i in instances_of(known[h.gpu], h.geometry)}
+    used, found = set[str](), []
+    for group in plan.sub_clusters:
+        for instance in group.instances:
+            if instance not in made:
+                found.append(Violation("inventory", instance.id, f"no held GPU has the instance {instance.id}"))
+            if instance.id in used:
+                found.append(Violation("overlap", instance.id, f"{instance.id} is in two sub-clusters"))
+            used.add(instance.id)
+    return found
+
+
+def _check_services(plan: Plan, services: Sequence[Service]) -> list[Violation]:
+    known, found = {s.name: s for s in services}, []
+    for group in plan.sub_clusters:
+        members = [known[name] for name in group.services if name in known]
+        found += [
+            Violation("route", name, f"sub-cluster {group.name} names an unknown service {name}")
+            for name in group.services
+            if name not in known
+        ]
+        need = sum(s.memory_gib for s in members)
+        for size in sorted({i.memory_gib for i in group.instances if i.memory_gib < need}):
+            text = f"its services need {need:g} GiB, its instances have {size:g} GiB"
+            found.append(Violation("memory", group.name, f"sub-cluster {group.name}: {text}"))
+        for profile in sorted({i.profile for i in group.instances}):
+            found += [v for s in members for v in _check_curve(s, profile)]
+    return found
+
+
+def _check_curve(service: Service, profile: str) -> list[Violation]:
+    curve = service.curve(profile)
+    if curve is None:
+        return [Violation("curve", service.name, f"service {service.name} has no latency curve for {profile}")]
+    if curve.latency_s(1) > service.slo_s:
+        text = f"takes {curve.latency_s(1) * 1e3:g} ms alone on {profile}, its SLO is {service.slo_s * 1e3:g} ms"
+        return [Violation("slo", service.name, f"service {service.name} {text}")]
+    return []
+
+
+def _check_routes(plan: Plan, services: Sequence[Service]) -> list[Violation]:
+    holders = {group.name: group for group in plan.sub_clusters}
+    found = []
+    for service in services:
+        routes = [r for r in plan.routes if r.service == service.name]
+        for route in routes:
+            group = holders.get(route.sub_cluster)
+            if group is None or service.name not in group.services or not group.instances:
+                text = f"{service.name} is routed to {route.sub_cluster}, which does not serve it"
+                found.append(Violation("route", service.name, text))
+        whole = [r for r in routes if r.up_to_size == inf]
+        if abs(sum(r.weight for r in whole) - 1.0) > 1e-9:
+            found.append(Violation("route", service.name, f"the routes of {service.name} do not cover all requests"))
+    return found

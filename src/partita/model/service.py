@@ -1,0 +1,107 @@
+"""What is served: services, their input-size buckets and their measured latency curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+WHOLE_GPU = "whole"
+"""Profile name of a GPU that is not partitioned."""
+
+INFEASIBLE_NS = 3_600_000_000_000
+"""Latency of a batch that no measurement covers: an hour, so that no deadline is ever met with it."""
+
+BATCH_CAP = 499
+"""Largest batch considered unless a service says less (the cap of the public Symphony scheduler's linear profiles)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A range of input sizes served alike: sizes above `over` and up to `up_to`."""
+
+    over: float = 0.0
+    up_to: float = inf
+
+    def holds(self, size: float) -> bool:
+        """Say whether an input of this size belongs to the bucket."""
+        return self.over < size <= self.up_to
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyCurve:
+    """Latency by batch size, for one profile and one bucket.
+
+    `points` are measured (batch, seconds) pairs in rising batch order; between two of them latency is linear, and
+    beyond the last it is infinite, since a failed or missing measurement is never scaled from another. A line
+    (alpha·b + beta) is made with `linear`, which measures itself at 1 and at the largest batch.
+    """
+
+    profile: str
+    points: tuple[tuple[int, float], ...]
+    bucket: Bucket = Bucket()
+
+    def __post_init__(self) -> None:
+        if not self.points or any(b < 1 or s <= 0 for b, s in self.points):
+            raise ValueError("a latency curve needs points with batch ≥ 1 and positive seconds")
+        if any(b >= c or s > t for (b, s), (c, t) in pairwise(self.points)):
+            raise ValueError("latency points must rise in batch and must not fall in time")
+
+    @classmethod
+    def linear(cls, alpha_ms: float, beta_ms: float, *, profile: str = WHOLE_GPU, up_to: int = BATCH_CAP) -> LatencyCurve:
+        """Make the curve alpha·b + beta for b = 1 … `up_to`."""
+        first, last = (alpha_ms + beta_ms) / 1e3, (alpha_ms * up_to + beta_ms) / 1e3
+        return cls(profile, ((1, first), (up_to, last)) if up_to > 1 else ((1, first),))
+
+    @property
+    def max_batch(self) -> int:
+        """Largest measured batch."""
+        return self.points[-1][0]
+
+    def latency_s(self, batch: int) -> float:
+        """Seconds that a batch takes; infinite outside the measured range, the first point below it."""
+        if batch > self.max_batch:
+            return inf
+        batches = [b for b, _ in self.points]
+        return float(np.interp(batch, batches, [s for _, s in self.points]))
+
+    def table_ns(self, max_batch: int) -> NDArray[np.int64]:
+        """Latency in ns by batch, shape ``(max_batch + 2,)``; index 0 is 0, unmeasured batches are INFEASIBLE_NS."""
+        batches = np.arange(max_batch + 2)
+        known = np.interp(batches, [b for b, _ in self.points], [s for _, s in self.points])
+        table = np.where(batches <= self.max_batch, np.rint(known * 1e9), INFEASIBLE_NS).astype(np.int64)
+        table[0] = 0
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One model behind an SLO.
+
+    `attainment` is the share of requests (0..1) that must be answered within `slo_s`. `memory_gib` is what one loaded
+    copy takes. `curves` holds one curve for each profile the model was measured on.
+    """
+
+    name: str
+    slo_s: float
+    attainment: float
+    memory_gib: float
+    curves: tuple[LatencyCurve, ...]
+
+    def curve(self, profile: str) -> LatencyCurve | None:
+        """Return the curve measured on this profile, or None: a missing profile is infeasible, never scaled."""
+        return next((c for c in self.curves if c.profile == profile), None)
+
+    def largest_batch(self, profile: str, budget_s: float | None = None) -> int:
+        """Return the largest batch that runs within `budget_s` (default: the SLO) on this profile; 0 if none does."""
+        curve, budget = self.curve(profile), self.slo_s if budget_s is None else budget_s
+        if curve is None or curve.latency_s(1) > budget:
+            return 0
+        low, high = 1, curve.max_batch
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if curve.latency_s(middle) <= budget else (low, middle - 1)
+        return low

@@ -1,0 +1,213 @@
+"""The borders of the loop, as protocols: what it asks of the outside, and what plugins may bring.
+
+`RequestLog`, `Executor` and `Clock` each have a live and a replay adapter; `Journal` has one on PostgreSQL and one in
+memory. `Forecaster`, `Discipline` and `TraceReader` are what the register hooks return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.model.cluster import ClusterState
+from partita.model.load import Arrivals, Forecast, Load, Outcome
+from partita.model.plan import Command, Decision, OptionValue, Plan
+
+# The loop's own borders ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogView:
+    """What the log holds since the last read: complete up to `watermark_s`, never beyond."""
+
+    watermark_s: float
+    load: Load
+    outcomes: Mapping[str, Outcome]
+    recent: Arrivals | None
+    recent_span_s: tuple[float, float]
+
+
+class RequestLog(Protocol):
+    """Where load is read from."""
+
+    async def read(self, since_s: float, window_s: float) -> LogView:
+        """Return the load from `since_s` (a former watermark) on, and the requests of the last `window_s` seconds."""
+        ...
+
+
+class Executor(Protocol):
+    """What turns commands into instances; `apply` only starts work, progress shows in the next `observe`."""
+
+    async def apply(self, commands: Sequence[Command]) -> None:
+        """Start carrying out these commands, in order."""
+        ...
+
+    async def observe(self) -> ClusterState:
+        """Look at the cluster as it is now."""
+        ...
+
+
+class Clock(Protocol):
+    """Time; in replay, sleeping is what lets the simulated world go on."""
+
+    def now_s(self) -> float:
+        """Return the present, in seconds."""
+        ...
+
+    async def sleep_until(self, at_s: float) -> None:
+        """Return at `at_s`, or at once if that has passed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tick:
+    """One turn of the loop, as journaled."""
+
+    decision: Decision
+    near: Forecast | None
+    far: Forecast | None
+    plan: Plan | None
+    """The plan chosen, where the decision acts."""
+
+
+class Journal(Protocol):
+    """Where each turn of the loop is written down before anything is applied."""
+
+    async def record(self, tick: Tick) -> None:
+        """Write one turn."""
+        ...
+
+    async def close(self) -> None:
+        """Make sure that everything recorded is kept."""
+        ...
+
+
+# What plugins may bring ---------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Forecaster(Protocol):
+    """A model of load: history in, quantiles out. It must be pure: the same history gives the same forecast."""
+
+    name: str
+
+    def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
+        """Forecast `steps` steps of ``history.step_s`` after ``history.end_s``; ForecastError if there is too little."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """Instances that share one set of services, as a discipline sees them.
+
+    All service arrays cover every service of the run; `active` lists the rows that this pool serves. `latency_ns` has
+    shape ``(services, batches)``: entry [s, b] is how long a batch of b takes, with at least one unmeasured batch after
+    the last feasible one. `free_at_ns` (one entry an instance) says when each can start its next batch; a discipline
+    moves it forward. `number` is the instance's place in the inventory, which is rising.
+    """
+
+    active: NDArray[np.int64]
+    slo_ns: NDArray[np.int64]
+    max_batch: NDArray[np.int64]
+    latency_ns: NDArray[np.int64]
+    number: NDArray[np.int64]
+    free_at_ns: NDArray[np.int64]
+    control_ns: int = 0
+    data_ns: int = 0
+    response_ns: int = 0
+    jitter_ns: int = 0
+    parameters: Mapping[str, OptionValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """What happened to requests between two advances, grouped by service like `Arrivals`.
+
+    `finish_ns` is when the answer was ready, -1 for a dropped request, 0 for one that still waits (it comes again in
+    the next advance); `start_ns` is when its batch started, 0 unless it ran. Batches are parallel arrays in the order
+    they were granted: instance number, service, size, start, finish.
+    """
+
+    arrivals: Arrivals
+    start_ns: NDArray[np.int64]
+    finish_ns: NDArray[np.int64]
+    batch_instance: NDArray[np.int64]
+    batch_service: NDArray[np.int64]
+    batch_size: NDArray[np.int64]
+    batch_start_ns: NDArray[np.int64]
+    batch_finish_ns: NDArray[np.int64]
+
+
+@runtime_checkable
+class Discipline(Protocol):
+    """How queued requests become batches on instances.
+
+    `advance` must be resumable: cutting the time into other intervals gives the same batches. It may use only arrivals
+    that have happened, and may change `pool.free_at_ns` and the state it is given, nothing else.
+    """
+
+    name: str
+
+    def initial_state(self, services: int) -> Any:
+        """Return the state of this many services with empty queues."""
+        ...
+
+    def advance(self, state: Any, arrivals: Arrivals, pool: Pool, until_ns: int) -> tuple[Any, Served]:
+        """Serve until `until_ns`; every arrival is before it and after those of the advances before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInfo:
+    """What a trace file holds: `kind` is "requests" or "counts", `bin_s` the width of a count's bin."""
+
+    format: str
+    kind: str
+    bin_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """A block of a request trace, as parallel arrays; `at_ns` is unix time in nanoseconds, never falling."""
+
+    at_ns: NDArray[np.int64]
+    service: NDArray[np.object_]
+    size: NDArray[np.float32]
+    output_size: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """A block of a count trace, as parallel arrays; in the bin that starts at `at_ns`, `count` requests of `service`.
+
+    `law` names how gaps inside the bin are spread ("even", "poisson", "gamma", "weibull"), `shape` is the law's shape.
+    """
+
+    at_ns: NDArray[np.int64]
+    service: NDArray[np.object_]
+    count: NDArray[np.int64]
+    law: NDArray[np.object_]
+    shape: NDArray[np.float64]
+
+
+class TraceReader(Protocol):
+    """Reads one file format, as a stream of blocks."""
+
+    name: str
+
+    def recognises(self, path: Path, head: str) -> bool:
+        """Say whether a file with this name and these first lines is of this format."""
+        ...
+
+    def info(self, path: Path) -> TraceInfo:
+        """Describe the file without reading all of it."""
+        ...
+
+    def blocks(self, path: Path) -> Iterator[Rows | Counts]:
+        """Yield the file's content in time order; TraceError names file, row and column of what is wrong."""
+        ...
