@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from partita.mig import Geometry
 from partita.model.service import WHOLE_GPU
+
+OptionValue = str | float | int | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,60 @@ class Instance:
     gpu_percent: float = 100.0
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How queued requests of one service become batches.
+
+    `timeout_s` is the longest wait for a batch to fill (the timeout discipline only); `max_batch` None means the
+    largest that the SLO allows. `options` are the discipline's own, as sorted pairs.
+    """
+
+    discipline: str
+    timeout_s: float = 0.0
+    max_batch: int | None = None
+    options: tuple[tuple[str, OptionValue], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One service on one instance."""
+
+    service: str
+    instance: str
+    batching: Batching
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Requests of `service` up to `up_to_size` go to `sub_cluster`, `weight` being its share."""
+
+    service: str
+    sub_cluster: str
+    up_to_size: float = inf
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SubCluster:
+    """Instances that share one set of services; each of them holds every one of `services`.
+
+    `batching` runs parallel to `services`.
+    """
+
+    name: str
+    instances: tuple[Instance, ...]
+    services: tuple[str, ...]
+    batching: tuple[Batching, ...]
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """List each service on each instance."""
+        return tuple(
+            Replica(service, instance.id, batching)
+            for instance in self.instances
+            for service, batching in zip(self.services, self.batching, strict=True)
+        )
+
+
 class Status(StrEnum):
     """Where an instance is in its life."""
 
@@ -55,16 +112,13 @@ class InstanceState:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """Everything the executor can see: held GPUs with their geometry, instances, and the batching in force.
-
-    `batching` maps (service, sub-cluster) to the text of its batching, as commanded; `routes` is kept the same way.
-    """
+    """Everything the executor can see: held GPUs with their geometry (None: whole), instances, groups and routes."""
 
     held: tuple[str, ...] = ()
     geometry: Mapping[str, Geometry | None] = field(default_factory=dict)
     instances: tuple[InstanceState, ...] = ()
-    busy: tuple[str, ...] = ()
-    """GPUs with a command still in progress."""
+    sub_clusters: tuple[SubCluster, ...] = ()
+    routes: tuple[Route, ...] = ()
 
     def state(self, instance_id: str) -> InstanceState | None:
         """Return the state of one instance, or None if it does not exist."""

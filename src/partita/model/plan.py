@@ -9,64 +9,13 @@ from math import inf
 from typing import Literal
 
 from partita.mig import Geometry, validate
-from partita.model.cluster import Gpu, Instance, instances_of
+from partita.model.cluster import Batching as Batching
+from partita.model.cluster import Gpu, instances_of
+from partita.model.cluster import OptionValue as OptionValue
+from partita.model.cluster import Replica as Replica
+from partita.model.cluster import Route as Route
+from partita.model.cluster import SubCluster as SubCluster
 from partita.model.service import Service
-
-OptionValue = str | float | int | bool
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How queued requests of one service become batches.
-
-    `timeout_s` is the longest wait for a batch to fill (the timeout discipline only); `max_batch` None means the
-    largest that the SLO allows. `options` are the discipline's own, as sorted pairs.
-    """
-
-    discipline: str
-    timeout_s: float = 0.0
-    max_batch: int | None = None
-    options: tuple[tuple[str, OptionValue], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One service on one instance."""
-
-    service: str
-    instance: str
-    batching: Batching
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Requests of `service` up to `up_to_size` go to `sub_cluster`, `weight` being its share."""
-
-    service: str
-    sub_cluster: str
-    up_to_size: float = inf
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class SubCluster:
-    """Instances that share one set of services; each of them holds every one of `services`.
-
-    `batching` runs parallel to `services`.
-    """
-
-    name: str
-    instances: tuple[Instance, ...]
-    services: tuple[str, ...]
-    batching: tuple[Batching, ...]
-
-    def replicas(self) -> tuple[Replica, ...]:
-        """List each service on each instance."""
-        return tuple(
-            Replica(service, instance.id, batching)
-            for instance in self.instances
-            for service, batching in zip(self.services, self.batching, strict=True)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,9 +288,7 @@ def _check_gpus(plan: Plan, inventory: Sequence[Gpu], budgets: Budgets) -> list[
         found.append(Violation("budget", "gpus", f"{len(seen)} GPUs held, {budgets.max_gpus} allowed"))
     price = plan.price_per_hour(inventory)
     if price > budgets.max_price_per_hour:
-        found.append(
-            Violation("budget", "price", f"{price:g} an hour, {budgets.max_price_per_hour:g} allowed")
-        )
+        found.append(Violation("budget", "price", f"{price:g} an hour, {budgets.max_price_per_hour:g} allowed"))
     return found
 
 

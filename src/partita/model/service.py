@@ -51,7 +51,9 @@ class LatencyCurve:
             raise ValueError("latency points must rise in batch and must not fall in time")
 
     @classmethod
-    def linear(cls, alpha_ms: float, beta_ms: float, *, profile: str = WHOLE_GPU, up_to: int = BATCH_CAP) -> LatencyCurve:
+    def linear(
+        cls, alpha_ms: float, beta_ms: float, *, profile: str = WHOLE_GPU, up_to: int = BATCH_CAP
+    ) -> LatencyCurve:
         """Make the curve alpha·b + beta for b = 1 … `up_to`."""
         first, last = (alpha_ms + beta_ms) / 1e3, (alpha_ms * up_to + beta_ms) / 1e3
         return cls(profile, ((1, first), (up_to, last)) if up_to > 1 else ((1, first),))

@@ -61,7 +61,11 @@ def need(service: Service, rate_rps: float, *, profile: str = WHOLE_GPU, overhea
 
 
 def gpus_needed(
-    services: Sequence[Service], rates_rps: Sequence[float], *, profile: str = WHOLE_GPU, overheads: Overheads = NO_OVERHEADS
+    services: Sequence[Service],
+    rates_rps: Sequence[float],
+    *,
+    profile: str = WHOLE_GPU,
+    overheads: Overheads = NO_OVERHEADS,
 ) -> float:
     """Add up the GPU need of all services at these rates (the staggered bound, inverted)."""
     return sum(
