@@ -1,0 +1,71 @@
+# Everything a newcomer needs: each target first makes the virtual environment it runs in.
+# Python 3.11 to 3.13 with its venv module is all that must be there; PYTHON=python3.12 names another than python3.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo install test test-all lint format bench bench-fidelity clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --constraint constraints.txt
+
+# Three stamps: the bare environment, the core (what `demo` needs), and test tools with torch on top of it.
+CREATED := $(VENV)/.created
+CORE := $(VENV)/.core-installed
+TEST := $(VENV)/.test-installed
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=file plays your own
+	@$(BIN)/partita demo $(if $(TRACE),--trace "$$TRACE")
+
+install: $(CORE) ## install the core into .venv, for use as .venv/bin/partita
+
+test: lint $(TEST) ## lint, then run every test that takes no more than a few seconds
+	@$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/bench
+
+test-all: lint $(TEST) ## lint, then run the slow tests too
+	@$(BIN)/python -m pytest -q --ignore=tests/bench
+
+lint: $(TEST) ## check style, types and layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(TEST) ## put the code into its format, and mend what can be mended
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+bench: $(TEST) ## measure speed
+	@$(BIN)/python -m pytest -q tests/bench --benchmark-enable -k "not fidelity"
+
+bench-fidelity: $(TEST) ## compare the disciplines with reference schedulers (needs PARTITA_REFERENCE_DIR)
+	@$(BIN)/python -m pytest -q -s tests/bench -k fidelity
+
+clean: ## remove .venv, build outputs and caches (never the database)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@command -v $(PYTHON) >/dev/null || { echo "Partita needs Python 3.11 to 3.13; there is no $(PYTHON) here." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Partita needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1). Another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# setuptools first and no build isolation, so that the build too runs on the pinned version.
+$(CORE): $(CREATED) pyproject.toml constraints.txt
+	@echo "Installing Partita into $(VENV); this takes a minute or two the first time."
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(TEST): $(CORE)
+	@echo "Installing the test tools and torch into $(VENV)."
+	@$(PIP) --no-build-isolation --editable '.[test,torch]'
+	@touch $@
