@@ -1,0 +1,215 @@
+"""The scenario: what a user may write in a file, checked as a whole and turned into the values the loop works with.
+
+`entries` holds its parts; `scenario_file` reads the file and says in one sentence what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
+
+from partita import mig
+from partita.controller.entries import (
+    ClusterEntry,
+    ControlEntry,
+    DisciplineEntry,
+    Entry,
+    LoadEntry,
+    OverheadsEntry,
+    Policy,
+    ServiceEntry,
+    closest,
+    refuse,
+)
+from partita.errors import ConfigError, PartitaError
+from partita.model.cluster import Gpu, Instance, instances_of
+from partita.model.plan import OptionValue
+from partita.model.service import Service
+from partita.model.staggered import Overheads
+
+
+class Scenario(Entry):
+    """A cluster, its services, their load, and how they are run."""
+
+    cluster: list[ClusterEntry] = Field(min_length=1, description="the GPUs there are, held or not")
+    service_entries: list[ServiceEntry] = Field(alias="services", min_length=1, description="what is served")
+    demand: LoadEntry = Field(alias="load", description="where requests come from")
+    overhead: OverheadsEntry = Field(
+        default_factory=OverheadsEntry, alias="overheads", description="times outside the GPU"
+    )
+    discipline: DisciplineEntry = Field(default_factory=DisciplineEntry, description="how requests are batched")
+    policies: list[Policy] = Field(
+        default_factory=list, description="policies to compare; empty: the cluster as given, no controller"
+    )
+    control: ControlEntry = Field(default_factory=ControlEntry, description="how often the loop turns")
+    seed: int = Field(1, ge=0, le=2**63 - 1, description="seed of everything that is drawn")
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @classmethod
+    def load(cls, path: Path) -> Scenario:
+        """Read a scenario file; ConfigError says in one sentence what is wrong with it."""
+        from partita.controller.scenario_file import read_scenario
+
+        return read_scenario(path)
+
+    # What the loop works with
+
+    def inventory(self) -> tuple[Gpu, ...]:
+        """List the GPUs in the order of the file, numbered from ``gpu0`` with as many digits as the last needs."""
+        digits = len(str(sum(entry.count for entry in self.cluster) - 1))
+        numbered = enumerate(entry for entry in self.cluster for _ in range(entry.count))
+        return tuple(_gpu(f"gpu{number:0{digits}}", entry) for number, entry in numbered)
+
+    def services(self, found: Sequence[str] = ()) -> tuple[Service, ...]:
+        """List the services; `found` are the trace's service names, which templates stand for."""
+        if self.demand.trace is None:
+            return tuple(entry.service() for entry in self.service_entries)
+        entries = {entry.name: entry for entry in self.service_entries}
+        run = dict.fromkeys(e.name for e in self.service_entries if not e.is_template)
+        made = {target: entries[source] for target, source in self._targets(found).values()}
+        run.update(dict.fromkeys(made))
+        return tuple(made.get(name, entries.get(name)).service(name) for name in run)  # type: ignore[union-attr]
+
+    def assign(self, found: Sequence[str]) -> dict[str, str]:
+        """Say which service of the run each service of the trace is; those left out are missing."""
+        return {name: target for name, (target, _) in self._targets(found).items()}
+
+    def overheads(self) -> Overheads:
+        """Return the times outside the GPU."""
+        o = self.overhead
+        return Overheads(o.control_us / 1e6, o.data_us_per_request / 1e6, o.response_us / 1e6, o.jitter_us / 1e6)
+
+    def policy_options(self) -> dict[str, dict[str, OptionValue]]:
+        """List the policies to compare with what is set for each, in order."""
+        return {p if isinstance(p, str) else p.name: {} if isinstance(p, str) else p.options for p in self.policies}
+
+    def trace_path(self) -> Path:
+        """Return the trace file, seen from the scenario's folder."""
+        assert self.demand.trace is not None
+        return self._folder / self.demand.trace.file
+
+    def document(self) -> dict[str, Any]:
+        """Return the scenario as plain data, every default filled in."""
+        plain: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        return plain
+
+    def _targets(self, found: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Map each service of the trace to its name in the run and the entry that describes it."""
+        assert self.demand.trace is not None
+        patterns, targets = self._patterns(), {}
+        entries = {entry.name: entry for entry in self.service_entries}
+        for name in sorted(found):
+            pattern = next((p for p in patterns if fnmatchcase(name, p)), None)
+            if pattern is None:
+                raise ConfigError(
+                    f"the trace's service {name!r} matches no pattern ({', '.join(patterns)}); add one, "
+                    "or '*': null to leave out the rest",
+                    key="load.trace.services",
+                    value=name,
+                )
+            entry = patterns[pattern]
+            if entry is not None:
+                targets[name] = (name if entries[entry].is_template else entry, entry)
+        return targets
+
+    def _patterns(self) -> dict[str, str | None]:
+        assert self.demand.trace is not None
+        if self.demand.trace.services:
+            return dict(self.demand.trace.services)
+        if len(self.service_entries) == 1:
+            only = self.service_entries[0]
+            return {only.name if only.is_template else "*": only.name}
+        exact_first = sorted(self.service_entries, key=lambda entry: entry.is_template)
+        return {entry.name: entry.name for entry in exact_first}
+
+    # What only shows when the parts are seen together
+
+    @model_validator(mode="after")
+    def _hold_together(self, info: ValidationInfo) -> Self:
+        self._folder = (info.context or {}).get("folder", Path())
+        instances = self._check_cluster()
+        self._check_services(instances)
+        self._check_share()
+        self._check_trace()
+        names = [p if isinstance(p, str) else p.name for p in self.policies]
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                refuse(f"the policy {name!r} is listed twice", "policies", at)
+        return self
+
+    def _check_cluster(self) -> list[Instance]:
+        instances: list[Instance] = []
+        for at, entry in enumerate(self.cluster):
+            try:
+                mig.gpu_model(entry.gpu)
+            except PartitaError as problem:
+                refuse(str(problem), "cluster", at, "gpu")
+            try:
+                gpu = _gpu(f"gpu{at}", entry)
+            except PartitaError as problem:
+                refuse(str(problem), "cluster", at, "geometry")
+            instances += instances_of(gpu, gpu.geometry)
+        return instances
+
+    def _check_services(self, instances: Sequence[Instance]) -> None:
+        seen = set[str]()
+        for at, entry in enumerate(self.service_entries):
+            if entry.name in seen:
+                refuse(f"there are two services {entry.name!r}", "services", at, "name")
+            seen.add(entry.name)
+            if entry.is_template and self.demand.trace is None:
+                refuse(f"{entry.name!r} is a pattern, which only a trace can fill", "services", at, "name")
+            for problem, key in _never_served(entry.service(), instances, self.overheads()):
+                refuse(problem, "services", at, key)
+
+    def _check_share(self) -> None:
+        names = [entry.name for entry in self.service_entries]
+        share = self.demand.share
+        for name in share:
+            if name not in names:
+                refuse(f"there is no service {name!r}: {closest(name, names)}", "load", "share", name)
+        if self.demand.arrivals and not share and len(names) > 1:
+            refuse("share is missing: which part of the requests each service gets", "load")
+        if share and abs(sum(share.values()) - 1.0) > 1e-6:
+            refuse(f"the shares must sum to 1, they sum to {sum(share.values()):g}", "load", "share")
+
+    def _check_trace(self) -> None:
+        trace = self.demand.trace
+        if trace is None:
+            return
+        names = [entry.name for entry in self.service_entries]
+        for pattern, name in trace.services.items():
+            if name is not None and name not in names:
+                refuse(f"there is no service {name!r}: {closest(name, names)}", "load", "trace", "services", pattern)
+        if not self.trace_path().is_file():
+            there = "is a folder" if self.trace_path().is_dir() else "does not exist"
+            refuse(f"the trace file {str(self.trace_path())!r} {there}", "load", "trace", "file")
+
+
+def _gpu(gpu_id: str, entry: ClusterEntry) -> Gpu:
+    model = mig.gpu_model(entry.gpu)
+    geometry = None if entry.geometry is None else mig.parse(entry.gpu, entry.geometry)
+    return Gpu(gpu_id, model.name, model.memory_gib, geometry, price_per_hour=entry.price_per_hour)
+
+
+def _never_served(service: Service, instances: Sequence[Instance], overheads: Overheads) -> Iterator[tuple[str, str]]:
+    """Say why no instance of the cluster can ever serve this service, with the key to blame; nothing if one can."""
+    profiles = sorted({i.profile for i in instances})
+    curves = [curve for profile in profiles if (curve := service.curve(profile))]
+    if not curves:
+        has, measured = ", ".join(profiles), ", ".join(c.profile for c in service.curves)
+        yield f"no latency for the cluster's instances ({has}), only for {measured}", "latency"
+        return
+    largest = max(i.memory_gib for i in instances if service.curve(i.profile))
+    if service.memory_gib > largest:
+        yield f"{service.memory_gib:g} fits no instance, the largest has {largest:g} GiB", "memory_gib"
+    fastest = min(curve.latency_s(1) for curve in curves)
+    around = overheads.control_s + overheads.data_s + overheads.response_s
+    if fastest + around > service.slo_s:
+        alone = f"one request alone takes {fastest * 1e3:g} ms on the fastest instance"
+        yield f"{service.slo_s * 1e3:g} can never be met: {alone}, plus {around * 1e3:g} ms of overheads", "slo_ms"

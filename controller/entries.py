@@ -1,0 +1,343 @@
+"""The entries of a scenario file, each a mapping that is strict about its types and its keys.
+
+Every key has its description here, a paragraph in docs/scenario.md and a place in the JSON schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from difflib import get_close_matches
+from itertools import pairwise
+from math import inf
+from typing import Annotated, Literal, NoReturn, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from partita.model.plan import Batching, Budgets, Objective, OptionValue
+from partita.model.service import BATCH_CAP, WHOLE_GPU, LatencyCurve, Service
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Batch = Annotated[int, Field(ge=1, le=100_000)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+def refuse(text: str, *path: str | int) -> NoReturn:
+    """Raise a problem for the user to read; `path` leads from the value being checked to the culprit."""
+    raise PydanticCustomError("refused", "{text}", {"text": text, "path": path})
+
+
+def closest(word: str, known: Sequence[str]) -> str:
+    """Say which known word was probably meant, or which there are."""
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+
+
+class Entry(BaseModel):
+    """A mapping in the file: types are strict, unknown keys are refused with the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _have_the_right_keys(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            refuse(f"{shorten(data)} should be a mapping with the keys {', '.join(_names(cls))}")
+        for key in data:
+            if key not in _names(cls):
+                refuse(f"unknown key {key!r}: {closest(str(key), _names(cls))}", key)
+        for name, field in cls.model_fields.items():
+            if field.is_required() and (field.alias or name) not in data:
+                refuse(f"{field.alias or name} is missing: {field.description}")
+        return data
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """Write a value from the file so that it fits into a sentence."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _names(entry: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in entry.model_fields.items()]
+
+
+class ClusterEntry(Entry):
+    """A number of equal GPUs."""
+
+    gpu: Name = Field(description="the GPU model, as `partita mig geometries` lists them")
+    count: int = Field(ge=1, le=100_000, description="how many of them there are")
+    geometry: str | None = Field(None, description="MIG geometry of each; left out: whole GPUs")
+    price_per_hour: NotNegative = Field(1.0, description="what one costs an hour, in any currency")
+
+
+class Line(Entry):
+    """Latency of a batch of b: alpha·b + beta."""
+
+    alpha_ms: NotNegative = Field(description="milliseconds that each request adds to a batch")
+    beta_ms: NotNegative = Field(description="milliseconds that every batch takes")
+
+    def curve(self, profile: str, max_batch: int | None) -> LatencyCurve:
+        """Turn into a curve that ends at `max_batch`."""
+        return LatencyCurve.linear(self.alpha_ms, self.beta_ms, profile=profile, up_to=max_batch or BATCH_CAP)
+
+    @model_validator(mode="after")
+    def _take_time(self) -> Self:
+        if self.alpha_ms + self.beta_ms <= 0:
+            refuse("alpha_ms and beta_ms cannot both be 0")
+        return self
+
+
+class Points(Entry):
+    """Measured latencies by batch size."""
+
+    points: dict[Batch, Positive] = Field(min_length=1, description="batch size: milliseconds, as measured")
+
+    def curve(self, profile: str, max_batch: int | None) -> LatencyCurve:
+        """Turn into a curve that ends at `max_batch`, or at the last measurement if that comes first."""
+        measured = LatencyCurve(profile, tuple((b, ms / 1e3) for b, ms in sorted(self.points.items())))
+        if max_batch is None or max_batch >= measured.max_batch:
+            return measured
+        kept = tuple((b, s) for b, s in measured.points if b < max_batch)
+        return LatencyCurve(profile, (*kept, (max_batch, measured.latency_s(max_batch))))
+
+    @model_validator(mode="after")
+    def _never_fall(self) -> Self:
+        ordered = sorted(self.points.items())
+        for (b, ms), (c, less) in pairwise(ordered):
+            if less < ms:
+                refuse(f"a batch of {c} cannot be faster ({less:g} ms) than one of {b} ({ms:g} ms)", "points", c)
+        return self
+
+
+def _curve_kind(value: object) -> str:
+    return "<points>" if isinstance(value, Points) or (isinstance(value, Mapping) and "points" in value) else "<line>"
+
+
+def _latency_kind(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return _curve_kind(value)
+    by_profile = bool(value) and all(isinstance(part, Mapping) for part in value.values()) and "points" not in value
+    return "<by profile>" if by_profile else _curve_kind(value)
+
+
+Curve = Annotated[Annotated[Line, Tag("<line>")] | Annotated[Points, Tag("<points>")], Discriminator(_curve_kind)]
+Latency = Annotated[
+    Annotated[Line, Tag("<line>")]
+    | Annotated[Points, Tag("<points>")]
+    | Annotated[dict[Name, Curve], Tag("<by profile>")],
+    Discriminator(_latency_kind),
+]
+
+
+class ServiceEntry(Entry):
+    """One model behind an SLO; a name with ``*`` or ``?`` stands for every service of the trace that matches."""
+
+    name: Name = Field(description="what it is called; with * or ? a template for the services of a trace")
+    slo_ms: Positive = Field(description="milliseconds within which a request must be answered")
+    attainment: float = Field(0.99, gt=0, le=1, description="share of requests that must meet the SLO")
+    memory_gib: NotNegative = Field(1.0, description="GPU memory that one loaded copy takes")
+    latency: Latency = Field(description="latency of a batch on the whole GPU, or by MIG profile")
+    max_batch: Batch | None = Field(None, description="largest batch to run; left out: what the SLO allows")
+
+    @property
+    def is_template(self) -> bool:
+        """Say whether the name is a pattern."""
+        return "*" in self.name or "?" in self.name
+
+    def curves(self) -> tuple[LatencyCurve, ...]:
+        """List the latency curves, one a profile."""
+        if isinstance(self.latency, Line | Points):
+            return (self.latency.curve(WHOLE_GPU, self.max_batch),)
+        return tuple(curve.curve(profile, self.max_batch) for profile, curve in self.latency.items())
+
+    def service(self, name: str | None = None) -> Service:
+        """Turn into a service, under its own name or one that its pattern stands for."""
+        return Service(name or self.name, self.slo_ms / 1e3, self.attainment, self.memory_gib, self.curves())
+
+
+class ArrivalsEntry(Entry):
+    """Requests drawn from a law."""
+
+    process: Literal["constant", "poisson", "gamma"] = Field(description="law of the gaps between requests")
+    shape: Positive = Field(1.0, description="shape of the gamma law: below 1 is burstier than Poisson")
+    rate_rps: Positive = Field(description="requests a second, all services together")
+    warmup_s: NotNegative = Field(0.0, description="seconds at the start that are served but not counted")
+    duration_s: Positive = Field(description="seconds that are counted")
+
+
+def _read_instant(value: object) -> float | datetime:
+    match value:
+        case bool():
+            pass
+        case int() | float() if abs(value) < inf:
+            return float(value)
+        case datetime():
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+        case date():
+            return datetime(value.year, value.month, value.day, tzinfo=UTC)
+        case str():
+            try:
+                return _read_instant(datetime.fromisoformat(value))
+            except ValueError:
+                pass
+    refuse(f"{shorten(value)} should be seconds from the start, or a date and time like 2023-11-16 18:30:00")
+
+
+Instant = Annotated[
+    float | datetime,
+    PlainValidator(_read_instant),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}),
+]
+
+
+class Window(Entry):
+    """Which part of a log is replayed, how fast, and which of the scenario's services its services are."""
+
+    services: dict[Name, Name | None] = Field(
+        default_factory=dict, description="pattern of the trace's service names: service; null leaves them out"
+    )
+    from_: Instant | None = Field(None, alias="from", description="first instant: seconds from the start, or a date")
+    to: Instant | None = Field(None, description="end: seconds from the start, or a date")
+    speed: Positive = Field(1.0, description="2 plays the trace twice as fast, at twice the rate")
+
+    def span_ns(self, first_ns: int, end_ns: int) -> tuple[int, int]:
+        """Return where the replayed part of a trace that covers ``[first_ns, end_ns)`` starts and ends, unix time."""
+        start = first_ns if self.from_ is None else _unix_ns(self.from_, first_ns)
+        end = end_ns if self.to is None else _unix_ns(self.to, first_ns)
+        return max(start, first_ns), min(end, end_ns)
+
+    @model_validator(mode="after")
+    def _run_forward(self) -> Self:
+        if isinstance(self.from_, float | None) and isinstance(self.to, float) and self.to <= (self.from_ or 0.0):
+            refuse(f"{self.to:g} must be after the start, {self.from_ or 0.0:g}", "to")
+        if isinstance(self.from_, datetime) and isinstance(self.to, datetime) and self.to <= self.from_:
+            refuse(f"{self.to} must be after the start, {self.from_}", "to")
+        return self
+
+
+def _unix_ns(instant: float | datetime, first_ns: int) -> int:
+    if isinstance(instant, float):
+        return first_ns + round(instant * 1e9)
+    since = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+
+
+class TraceEntry(Window):
+    """A trace file."""
+
+    file: Name = Field(description="the file, seen from the scenario's folder; .gz and .zst are read directly")
+    format: Name | None = Field(None, description="name of the format; left out: detected")
+
+
+class LoadEntry(Entry):
+    """Where requests come from: a law, or a trace."""
+
+    arrivals: ArrivalsEntry | None = Field(None, description="requests drawn from a law")
+    share: dict[Name, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict, description="share of each service in `arrivals`; they sum to 1"
+    )
+    trace: TraceEntry | None = Field(None, description="requests of a trace file")
+
+    @model_validator(mode="after")
+    def _come_from_one_place(self) -> Self:
+        if (self.arrivals is None) == (self.trace is None):
+            refuse(f"{'both' if self.trace else 'neither'} arrivals and trace given: name exactly one of them")
+        if self.trace and self.share:
+            refuse("share belongs to arrivals; a trace brings its own", "share")
+        return self
+
+
+class OverheadsEntry(Entry):
+    """Times outside the GPU, and how long changes take."""
+
+    control_us: NotNegative = Field(100.0, description="microseconds from decision to GPU, once a batch")
+    data_us_per_request: NotNegative = Field(50.0, description="microseconds that moving the input takes, a request")
+    response_us: NotNegative = Field(2000.0, description="microseconds kept free of each deadline for the answer")
+    jitter_us: NotNegative = Field(100.0, description="safety in the start windows of deferred batching")
+    model_load_s: NotNegative = Field(22.0, description="seconds until a model answers after loading began")
+    repartition_s: NotNegative = Field(4.0, description="seconds a GPU is away to change its MIG geometry")
+    log_delay_s: NotNegative = Field(1.0, description="seconds after which the request log is complete")
+
+
+class DisciplineEntry(Entry):
+    """How queued requests become batches."""
+
+    name: Name = Field("deferred", description="deferred, eager, timeout, or one that a plugin brings")
+    drop: Literal["window", "timeout"] | None = Field(
+        None, description="give up what cannot ride in the batch wanted (window) or not even alone (timeout)"
+    )
+    gpu_choice: Literal["min-id", "earliest"] | None = Field(
+        None, description="among free GPUs the lowest number, or the one free earliest"
+    )
+    timeout_ms: NotNegative | None = Field(None, description="timeout only: longest wait for a batch to fill")
+    max_batch: Batch | None = Field(None, description="largest batch of any service")
+    queue_policy: Literal["none", "reject"] | None = Field(
+        None, description="timeout only: reject what has waited for its SLO, or keep it"
+    )
+    options: dict[str, OptionValue] = Field(default_factory=dict, description="what else the discipline takes")
+
+    @model_validator(mode="after")
+    def _know_its_own_keys(self) -> Self:
+        foreign = {"deferred": ("timeout_ms", "queue_policy"), "eager": ("timeout_ms", "queue_policy")}
+        for key in foreign.get(self.name, ()):
+            if getattr(self, key) is not None:
+                refuse(f"the discipline {self.name} has no {key}; timeout has", key)
+        return self
+
+    def batching(self) -> Batching:
+        """Turn into the batching every service starts with."""
+        given = {"drop": self.drop, "gpu_choice": self.gpu_choice, "queue_policy": self.queue_policy}
+        options = {**{k: v for k, v in given.items() if v is not None}, **self.options}
+        timeout_s = (self.timeout_ms or 0.0) / 1e3
+        return Batching(self.name, timeout_s, self.max_batch, tuple(sorted(options.items())))
+
+
+class PolicyEntry(Entry):
+    """A policy and what is set for it."""
+
+    name: Name = Field(description="the plugin's name, as `partita plugins list` shows it")
+    options: dict[str, OptionValue] = Field(default_factory=dict, description="what the plugin takes")
+
+
+Policy = Annotated[
+    Annotated[Name, Tag("<name>")] | Annotated[PolicyEntry, Tag("<entry>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<entry>"),
+]
+
+
+class ControlEntry(Entry):
+    """How often the loop turns and what it weighs."""
+
+    near_s: Positive = Field(10.0, description="seconds between two turns of the loop")
+    epoch_s: Positive = Field(600.0, description="seconds between two far plans, and what costs are counted over")
+    rehearse_s: Positive = Field(60.0, description="seconds of recent log that candidates are rehearsed on")
+    margin: NotNegative = Field(0.02, description="share of the standing cost that a change must save")
+    tolerance: NotNegative = Field(0.0, description="how far below its target an attainment still counts as met")
+    max_gpus: Annotated[int, Field(ge=1)] | None = Field(None, description="never hold more GPUs than this")
+    max_price_per_hour: Positive | None = Field(None, description="never pay more than this an hour")
+
+    @model_validator(mode="after")
+    def _nest(self) -> Self:
+        if self.epoch_s < self.near_s:
+            refuse(f"{self.epoch_s:g} must be at least near_s, {self.near_s:g}", "epoch_s")
+        return self
+
+    def objective(self) -> Objective:
+        """Turn into the objective that decisions are made by."""
+        return Objective(period_s=self.epoch_s, margin=self.margin, tolerance=self.tolerance)
+
+    def budgets(self) -> Budgets:
+        """Turn into the limits a plan must keep."""
+        return Budgets(self.max_gpus, inf if self.max_price_per_hour is None else self.max_price_per_hour)
