@@ -13,7 +13,10 @@ from partita.model.cluster import ClusterState
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Load:
-    """Arrivals by service and time step: `counts` has shape ``(services, steps)``, the first step begins at `start_s`."""
+    """Arrivals by service and time step: `counts` has shape ``(services, steps)``, the first step begins at `start_s`.
+
+    NaN is a step that was not measured: it says nothing, least of all zero.
+    """
 
     services: tuple[str, ...]
     start_s: float
@@ -23,12 +26,14 @@ class Load:
     @property
     def end_s(self) -> float:
         """End of the last step."""
-        return self.start_s + self.step_s * self.counts.shape[1]
+        return self.start_s + self.step_s * int(self.counts.shape[1])
 
     def rate_rps(self) -> NDArray[np.float64]:
-        """Mean rate by service, requests a second; zeros where no step was measured."""
-        steps = self.counts.shape[1]
-        return self.counts.sum(axis=1) / (steps * self.step_s) if steps else np.zeros(len(self.services))
+        """Mean rate by service over the steps measured, requests a second; zero where none was."""
+        measured = ~np.isnan(self.counts)
+        seconds = np.maximum(measured.sum(axis=1), 1) * self.step_s
+        rates: NDArray[np.float64] = np.where(measured, self.counts, 0.0).sum(axis=1) / seconds
+        return rates
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +55,7 @@ class Forecast:
     @property
     def horizon_s(self) -> float:
         """How far ahead the forecast reaches."""
-        return self.step_s * self.rps.shape[2]
+        return self.step_s * int(self.rps.shape[2])
 
     def quantile(self, level: float) -> NDArray[np.float64]:
         """Rates at one level, interpolated between the stored ones; shape ``(services, steps)``."""
@@ -63,7 +68,8 @@ class Forecast:
 
     def peak(self, level: float) -> NDArray[np.float64]:
         """Highest rate over the horizon at one level, by service; shape ``(services,)``."""
-        return self.quantile(level).max(axis=1)
+        highest: NDArray[np.float64] = self.quantile(level).max(axis=1)
+        return highest
 
 
 @dataclass(frozen=True, slots=True, eq=False)

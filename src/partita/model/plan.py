@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Literal
 
 from partita.mig import Geometry, validate
 from partita.model.cluster import Batching as Batching
-from partita.model.cluster import Gpu, instances_of
+from partita.model.cluster import Gpu, Instance, instances_of
 from partita.model.cluster import OptionValue as OptionValue
 from partita.model.cluster import Replica as Replica
 from partita.model.cluster import Route as Route
@@ -263,7 +264,8 @@ def feasible(
 
     Rules: GPUs exist and are held once; geometries are valid; instances belong to the held geometry and serve one
     sub-cluster; models fit into memory; a latency curve exists for every (profile, service) used and meets the SLO at
-    batch 1; every service has routes to sub-clusters that hold it, with weights that sum to 1; budgets are kept.
+    batch 1; every service has routes to sub-clusters that hold it, with weights that sum to 1 at each size; budgets are
+    kept.
     """
     return (
         *_check_gpus(plan, inventory, budgets),
@@ -294,7 +296,11 @@ def _check_gpus(plan: Plan, inventory: Sequence[Gpu], budgets: Budgets) -> list[
 
 def _check_instances(plan: Plan, inventory: Sequence[Gpu]) -> list[Violation]:
     known = {g.id: g for g in inventory}
-    made = {i for h in plan.gpus if h.gpu in known for i in instances_of(known[h.gpu], h.geometry)}
+    made = set[Instance]()
+    for held in plan.gpus:
+        gpu = known.get(held.gpu)
+        if gpu is not None and (held.geometry is None or validate(gpu.model, held.geometry) is None):
+            made.update(instances_of(gpu, held.geometry))
     used, found = set[str](), []
     for group in plan.sub_clusters:
         for instance in group.instances:
@@ -337,14 +343,25 @@ def _check_curve(service: Service, profile: str) -> list[Violation]:
 def _check_routes(plan: Plan, services: Sequence[Service]) -> list[Violation]:
     holders = {group.name: group for group in plan.sub_clusters}
     found = []
+    if len(holders) < len(plan.sub_clusters):
+        names = Counter(group.name for group in plan.sub_clusters)
+        twice = sorted(name for name, count in names.items() if count > 1)
+        found += [Violation("route", name, f"two sub-clusters are called {name}") for name in twice]
+    known = {s.name for s in services}
+    for route in plan.routes:
+        group = holders.get(route.sub_cluster)
+        if route.service not in known:
+            text = f"a route to {route.sub_cluster} names an unknown service {route.service}"
+            found.append(Violation("route", route.service, text))
+        elif group is None or route.service not in group.services or not group.instances:
+            text = f"{route.service} is routed to {route.sub_cluster}, which does not serve it"
+            found.append(Violation("route", route.service, text))
     for service in services:
         routes = [r for r in plan.routes if r.service == service.name]
-        for route in routes:
-            group = holders.get(route.sub_cluster)
-            if group is None or service.name not in group.services or not group.instances:
-                text = f"{service.name} is routed to {route.sub_cluster}, which does not serve it"
-                found.append(Violation("route", service.name, text))
-        whole = [r for r in routes if r.up_to_size == inf]
-        if abs(sum(r.weight for r in whole) - 1.0) > 1e-9:
-            found.append(Violation("route", service.name, f"the routes of {service.name} do not cover all requests"))
+        for size in sorted({inf, *(r.up_to_size for r in routes)}):
+            weights = [r.weight for r in routes if r.up_to_size == size]
+            if not abs(sum(weights) - 1.0) <= 1e-9 or min(weights) < 0:
+                sizes = "" if size == inf else f" up to size {size:g}"
+                text = f"the routes of {service.name} do not cover all requests{sizes}"
+                found.append(Violation("route", service.name, f"{text}: their weights are {weights}, not shares of 1"))
     return found

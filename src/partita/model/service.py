@@ -45,7 +45,7 @@ class LatencyCurve:
     bucket: Bucket = Bucket()
 
     def __post_init__(self) -> None:
-        if not self.points or any(b < 1 or s <= 0 for b, s in self.points):
+        if not self.points or any(b < 1 or not 0 < s < inf for b, s in self.points):
             raise ValueError("a latency curve needs points with batch ≥ 1 and positive seconds")
         if any(b >= c or s > t for (b, s), (c, t) in pairwise(self.points)):
             raise ValueError("latency points must rise in batch and must not fall in time")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -42,22 +43,22 @@ class Need:
 def need(service: Service, rate_rps: float, *, profile: str = WHOLE_GPU, overheads: Overheads = NO_OVERHEADS) -> Need:
     """Return batch and GPU need of a service at a rate under the staggered rule.
 
-    While the rate needs more than one GPU, the largest b with L(b)·(1 + 1/n) within the budget, n = rate·L(b)/b; with
-    less than one GPU, the largest b that fills and runs within the budget: L(b) + b/rate.
+    The batch is the largest b that gathers and then runs within the budget: b/rate + L(b). That is the published rule
+    in both its cases: n = rate·L(b)/b GPUs in turns wait L(b)/n = b/rate, and one GPU waits for b arrivals. The need
+    is infinite without a latency curve: an unmeasured profile serves nothing.
     """
-    curve = service.curve(profile)
-    if curve is None or rate_rps <= 0:
+    if rate_rps <= 0:
         return Need(1, 0.0)
+    curve = service.curve(profile)
+    if curve is None:
+        return Need(1, inf)
     budget = service.slo_s - overheads.control_s - overheads.response_s
-    best = 1
-    for b in range(1, service.largest_batch(profile) + 1):
-        run = curve.latency_s(b)
-        gpus = rate_rps * run / b
-        wait = run / gpus if gpus > 1 else b / rate_rps
-        if run + wait > budget - overheads.data_s * b:
-            break
-        best = b
-    return Need(best, rate_rps * curve.latency_s(best) / best)
+    low, high = 1, curve.max_batch
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = curve.latency_s(middle) + middle / rate_rps + overheads.data_s * middle <= budget
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return Need(low, rate_rps * curve.latency_s(low) / low)
 
 
 def gpus_needed(
@@ -82,11 +83,11 @@ def staggered_rps(
     overheads: Overheads = NO_OVERHEADS,
 ) -> float:
     """Return the highest total rate, split by `shares`, whose staggered need fits into `gpus`."""
-    high = fluid_rps(services, shares, gpus, profile=profile)
-    low = 0.0
+    low, high = 0.0, fluid_rps(services, shares, gpus, profile=profile)
+    total = float(np.sum(shares))
     for _ in range(50):
         middle = (low + high) / 2
-        fits = gpus_needed(services, [middle * s for s in shares], profile=profile, overheads=overheads) <= gpus
+        fits = gpus_needed(services, [middle * s / total for s in shares], profile=profile, overheads=overheads) <= gpus
         low, high = (middle, high) if fits else (low, middle)
     return low
 
