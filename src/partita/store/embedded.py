@@ -150,21 +150,21 @@ def _is_last(clients: int) -> bool:
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack like Ctrl-C does, so that the server is stopped on the way out."""
-    changed: dict[int, signal.Handlers] = {}
+    changed: dict[signal.Signals, signal.Handlers] = {}
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     with suppress(ValueError):  # only the main thread may set handlers
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, leave)
-                changed[number] = signal.SIG_DFL
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) == signal.SIG_DFL:
+                signal.signal(ending, leave)
+                changed[ending] = signal.SIG_DFL
     try:
         yield
     finally:
-        for number, handler in changed.items():
-            signal.signal(number, handler)
+        for ending, handler in changed.items():
+            signal.signal(ending, handler)
 
 
 # Starting and stopping, under start.lock ----------------------------------------------------------------------------
@@ -218,7 +218,16 @@ def _initialise(folder: Path, programs: Path, identity: Identity) -> None:
     fresh.mkdir(mode=0o700)
     if identity.mode == "drop":
         os.chown(fresh, identity.uid, identity.gid)
-    make = [str(programs / "initdb"), "-D", str(fresh), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+    make = [
+        str(programs / "initdb"),
+        "-D",
+        str(fresh),
+        "-U",
+        "postgres",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--locale=C",
+    ]
     create = f'echo "CREATE DATABASE {DATABASE}" | "$0" --single -D "$1" postgres'
     for argv in (make, ["/bin/sh", "-c", create, str(programs / "postgres"), str(fresh)]):
         if processes.run(argv, identity=identity, log=log) != 0:
@@ -231,7 +240,9 @@ def _await_ready(folder: Path, pid: int) -> _PidFile:
     until = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < until:
         if not processes.is_alive(pid):
-            raise StoreError(f"the embedded PostgreSQL in {folder} did not start: {_last_line(folder / 'postgres.log')}")
+            raise StoreError(
+                f"the embedded PostgreSQL in {folder} did not start: {_last_line(folder / 'postgres.log')}"
+            )
         found = _read_pid_file(folder)
         if found is not None and found.pid == pid and found.ready and _answers(found.socket_dir):
             return found
@@ -250,9 +261,9 @@ def _stop(folder: Path) -> bool:
 
 def _shut_down(pid: int, how: signal.Signals) -> None:
     """End a postmaster: SIGINT is PostgreSQL's fast shutdown, SIGQUIT the immediate one."""
-    for number, timeout_s in ((how, _STOP_TIMEOUT_S), (signal.SIGQUIT, 10.0)):
+    for how_now, timeout_s in ((how, _STOP_TIMEOUT_S), (signal.SIGQUIT, 10.0)):
         with suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, how_now)
         if processes.wait_gone(pid, timeout_s):
             return
     processes.end(pid)

@@ -100,7 +100,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def works_in(pid: int, folder: Path) -> bool:
-    """Say whether a live process has `folder` as its working directory, as every PostgreSQL process has its data folder.
+    """Say whether a live process has `folder` as its working directory, as PostgreSQL's have their data folder.
 
     Where the system has no /proc, any live process passes.
     """
@@ -156,8 +156,9 @@ def identity_for(data_dir: Path, program: str, log: Path) -> Identity:
     if owner != 0 and run(probe, identity=dropped, log=log) == 0:
         return dropped
     raise StoreError(
-        f"the embedded PostgreSQL cannot run as root here (no user namespaces, and user {stranger.pw_name!r} cannot reach"
-        f" {data_dir}): run as another user, choose another --data-dir, or give a server with --dsn"
+        "the embedded PostgreSQL cannot run as root here (no user namespaces, and user"
+        f" {stranger.pw_name!r} cannot reach {data_dir}):"
+        " run as another user, choose another --data-dir, or give a server with --dsn"
     )
 
 

@@ -1,0 +1,77 @@
+"""Connections, and what goes wrong with them in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from partita.errors import ConfigError, StoreError
+
+Connection = Any
+"""An asyncpg connection (asyncpg ships no types)."""
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+@asynccontextmanager
+async def connect(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncIterator[Connection]:
+    """Connect for the length of a block; ConfigError for a malformed DSN, StoreError if nobody can be reached."""
+    connection = await _open(dsn, timeout_s)
+    try:
+        yield connection
+    finally:
+        if not connection.is_closed():
+            await connection.close(timeout=CONNECT_TIMEOUT_S)
+
+
+async def _open(dsn: str, timeout_s: float) -> Connection:
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise ConfigError("must begin with postgresql://", key="dsn", value=dsn)
+    shown = without_password(dsn)
+    try:
+        return await asyncpg.connect(dsn, timeout=timeout_s)
+    except asyncpg.InvalidPasswordError:
+        raise StoreError(f"the database at {shown} refused the user or password") from None
+    except asyncpg.InvalidAuthorizationSpecificationError as problem:
+        raise StoreError(f"the database at {shown} refused the login: {problem}") from None
+    except asyncpg.InvalidCatalogNameError:
+        raise StoreError(f"the server at {shown} has no such database") from None
+    except TimeoutError:
+        raise StoreError(f"no database answered at {shown} within {timeout_s:g} s") from None
+    except OSError as problem:
+        raise StoreError(f"no database answers at {shown}: {problem.strerror or problem}") from None
+    except asyncpg.PostgresError as problem:
+        raise StoreError(f"the database at {shown} refused the connection: {problem}") from None
+    except (ValueError, asyncpg.InterfaceError) as problem:
+        raise ConfigError(f"not a usable connection string: {problem}", key="dsn", value=shown) from None
+
+
+def without_password(dsn: str) -> str:
+    """Return a DSN that can be shown."""
+    parts = urlsplit(dsn)
+    user, _, host = parts.netloc.rpartition("@")
+    name = user.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{name}@{host}" if user else host))
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn what PostgreSQL reports inside the block into one StoreError that says what was being done."""
+    try:
+        yield
+    except asyncpg.DiskFullError:
+        raise StoreError(f"the database's disk is full, so {doing} was given up and nothing of it was kept") from None
+    except asyncpg.UndefinedTableError as problem:
+        raise StoreError(f"the database lacks Partita's tables ({problem}): run partita db migrate") from None
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError) as problem:
+        raise StoreError(f"the database went away, so {doing} was given up: {_first_line(problem)}") from None
+    except asyncpg.PostgresError as problem:
+        raise StoreError(f"the database refused {doing}: {_first_line(problem)}") from None
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]

@@ -1,0 +1,94 @@
+-- Every statement the store sends, by name. $1 … are its arguments.
+
+-- name: lock_migrations
+SELECT pg_advisory_xact_lock(hashtext('partita.schema_migration'));
+
+-- name: create_schema_migration
+CREATE TABLE IF NOT EXISTS schema_migration (
+    number     integer PRIMARY KEY,
+    name       text NOT NULL,
+    sha256     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: has_schema_migration
+SELECT to_regclass('schema_migration') IS NOT NULL;
+
+-- name: applied_migrations
+SELECT number, name, sha256, applied_at FROM schema_migration ORDER BY number;
+
+-- name: record_migration
+INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3);
+
+-- name: server_version
+SHOW server_version;
+
+-- name: database_size
+SELECT pg_database_size(current_database());
+
+-- name: add_services
+INSERT INTO service (name) SELECT unnest($1::text[]) ON CONFLICT (name) DO NOTHING;
+
+-- name: services
+SELECT id, name FROM service ORDER BY id;
+
+-- name: service_ids
+SELECT id, name FROM service WHERE name = ANY($1::text[]);
+
+-- name: add_import
+INSERT INTO trace_import (file, sha256, options, format, kind) VALUES ($1, $2, $3::jsonb, $4, $5)
+ON CONFLICT (sha256, options) DO NOTHING;
+
+-- name: import_by_content
+SELECT * FROM trace_import WHERE sha256 = $1 AND options = $2::jsonb;
+
+-- name: imports
+SELECT * FROM trace_import ORDER BY id;
+
+-- name: try_lock_import
+SELECT pg_try_advisory_lock(hashtext('partita.trace_import'), $1);
+
+-- name: unlock_import
+SELECT pg_advisory_unlock(hashtext('partita.trace_import'), $1);
+
+-- name: restart_import
+UPDATE trace_import SET file = $2, format = $3, kind = $4, started_at = now() WHERE id = $1;
+
+-- name: finish_import
+UPDATE trace_import
+SET state = 'done', rows = $2, requests = $3, first_ts = $4, end_ts = $5, finished_at = clock_timestamp()
+WHERE id = $1
+RETURNING *;
+
+-- name: forget_import
+DELETE FROM trace_import WHERE id = $1 AND state = 'running';
+
+-- name: ensure_partitions
+SELECT ensure_partitions($1, $2);
+
+-- name: settle_partitions
+SELECT settle_partitions($1, $2);
+
+-- name: move_watermark
+INSERT INTO watermark (source, until) VALUES ($1, $2)
+ON CONFLICT (source) DO UPDATE SET until = greatest(watermark.until, excluded.until);
+
+-- name: watermark
+SELECT until FROM watermark WHERE source = $1;
+
+-- name: span
+SELECT min(ts) AS first_ts, max(ts + bin_s * interval '1 second') AS end_ts, sum(requests)::bigint AS requests
+FROM request_rollup WHERE source = $1;
+
+-- name: minutes
+SELECT date_bin('1 minute', ts, 'epoch') AS minute, sum(requests)::bigint AS requests
+FROM request_rollup WHERE source = $1 AND ts >= $2 AND ts < $3 AND law IS NULL
+GROUP BY minute ORDER BY minute;
+
+-- name: read_requests
+SELECT ts, service, coalesce(size, 'NaN'), coalesce(output_size, 'NaN')
+FROM request_log WHERE source = $1 AND ts >= $2 AND ts < $3;
+
+-- name: read_rollup
+SELECT ts, service, bin_s, requests, good, late, dropped, coalesce(law, ' '), coalesce(shape, 'NaN')
+FROM request_rollup WHERE source = $1 AND ts >= $2 AND ts < $3 ORDER BY ts, service;
