@@ -154,6 +154,8 @@ class Scenario(Entry):
             except PartitaError as problem:
                 refuse(str(problem), "cluster", at, "geometry")
             instances += instances_of(gpu, gpu.geometry)
+        if not instances:
+            refuse("no GPU of the cluster has an instance", "cluster")
         return instances
 
     def _check_services(self, instances: Sequence[Instance]) -> None:

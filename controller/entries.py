@@ -6,12 +6,14 @@ Every key has its description here, a paragraph in docs/scenario.md and a place 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from contextlib import suppress
+from datetime import date
 from difflib import get_close_matches
 from itertools import pairwise
 from math import inf
 from typing import Annotated, Literal, NoReturn, Self
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from partita.errors import ConfigError, PartitaError
 from partita.model.plan import Batching, Budgets, Objective, OptionValue
 from partita.model.service import BATCH_CAP, WHOLE_GPU, LatencyCurve, Service
 
@@ -177,28 +180,22 @@ class ArrivalsEntry(Entry):
     duration_s: Positive = Field(description="seconds that are counted")
 
 
-def _read_instant(value: object) -> float | datetime:
-    match value:
-        case bool():
-            pass
-        case int() | float() if abs(value) < inf:
-            return float(value)
-        case datetime():
-            return value if value.tzinfo else value.replace(tzinfo=UTC)
-        case date():
-            return datetime(value.year, value.month, value.day, tzinfo=UTC)
-        case str():
-            try:
-                return _read_instant(datetime.fromisoformat(value))
-            except ValueError:
-                pass
-    refuse(f"{shorten(value)} should be seconds from the start, or a date and time like 2023-11-16 18:30:00")
+def _read_instant(value: object) -> float | str:
+    from partita.traces.times import parse_instant
+
+    if isinstance(value, date):
+        value = value.isoformat()
+    if isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        with suppress(PartitaError):
+            parse_instant(value, origin_ns=0, key="")
+            return value
+    refuse(f"{shorten(value)} should be a time after the start like 90, 30m or 1.5h, or a date like 2023-11-16T18:30")
 
 
 Instant = Annotated[
-    float | datetime,
+    float | str,
     PlainValidator(_read_instant),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}),
 ]
 
 
@@ -208,30 +205,35 @@ class Window(Entry):
     services: dict[Name, Name | None] = Field(
         default_factory=dict, description="pattern of the trace's service names: service; null leaves them out"
     )
-    from_: Instant | None = Field(None, alias="from", description="first instant: seconds from the start, or a date")
-    to: Instant | None = Field(None, description="end: seconds from the start, or a date")
+    from_: Instant | None = Field(None, alias="from", description="first instant: a time after the start, or a date")
+    to: Instant | None = Field(None, description="end: a time after the start, or a date")
     speed: Positive = Field(1.0, description="2 plays the trace twice as fast, at twice the rate")
 
     def span_ns(self, first_ns: int, end_ns: int) -> tuple[int, int]:
-        """Return where the replayed part of a trace that covers ``[first_ns, end_ns)`` starts and ends, unix time."""
-        start = first_ns if self.from_ is None else _unix_ns(self.from_, first_ns)
-        end = end_ns if self.to is None else _unix_ns(self.to, first_ns)
-        return max(start, first_ns), min(end, end_ns)
+        """Return where the replayed part of a trace that covers ``[first_ns, end_ns)`` starts and ends, unix time.
+
+        ConfigError where nothing of the trace lies between.
+        """
+        from partita.traces.times import parse_instant
+
+        start = first_ns if self.from_ is None else parse_instant(self.from_, origin_ns=first_ns, key="load.trace.from")
+        end = end_ns if self.to is None else parse_instant(self.to, origin_ns=first_ns, key="load.trace.to")
+        begin, stop = max(start, first_ns), min(end, end_ns)
+        if stop <= begin:
+            covered = " to ".join(str(np.datetime64(ns, "ns"))[:19] for ns in (first_ns, end_ns))
+            raise ConfigError(
+                f"nothing of the trace lies between {self.from_ or 'its start'} and {self.to or 'its end'}; "
+                f"it covers {covered}",
+                key="load.trace",
+            )
+        return begin, stop
 
     @model_validator(mode="after")
     def _run_forward(self) -> Self:
-        if isinstance(self.from_, float | None) and isinstance(self.to, float) and self.to <= (self.from_ or 0.0):
-            refuse(f"{self.to:g} must be after the start, {self.from_ or 0.0:g}", "to")
-        if isinstance(self.from_, datetime) and isinstance(self.to, datetime) and self.to <= self.from_:
-            refuse(f"{self.to} must be after the start, {self.from_}", "to")
+        start, end = self.from_ or 0.0, self.to
+        if not isinstance(start, str) and not isinstance(end, str | None) and end <= start:
+            refuse(f"{end:g} must be after the start, {start:g}", "to")
         return self
-
-
-def _unix_ns(instant: float | datetime, first_ns: int) -> int:
-    if isinstance(instant, float):
-        return first_ns + round(instant * 1e9)
-    since = instant - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
 
 
 class TraceEntry(Window):

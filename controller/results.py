@@ -1,0 +1,141 @@
+"""A result: one record a policy with the scenario, versions and seed, as JSON that two runs write alike.
+
+Wall-clock figures stand apart, under ``timing``: the rest is the same bytes whenever scenario and seed are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+
+from partita import __version__
+from partita.controller.config import Scenario
+from partita.controller.run import Run
+from partita.errors import ConfigError
+from partita.model.plan import Appraisal, Command, Decision
+
+FIXED = "fixed"
+"""Key of a run without a policy: the cluster as given."""
+
+LIBRARIES = ("numba", "numpy", "polars", "scipy", "statsmodels")
+"""Libraries whose version may change a number."""
+
+
+def result_document(scenario: Scenario, runs: Sequence[Run], *, seed: int) -> dict[str, Any]:
+    """Put runs of one scenario together as plain data."""
+    return {
+        "scenario": scenario.document(),
+        "seed": seed,
+        "versions": _versions(),
+        "scores": {run.policy or FIXED: plain(run.score) for run in runs},
+        "decisions": {run.policy or FIXED: [decision_document(d) for d in run.decisions] for run in runs},
+        "timing": {run.policy or FIXED: plain(run.timing) for run in runs},
+    }
+
+
+def decision_document(decision: Decision) -> dict[str, Any]:
+    """Write a decision as plain data: everything but the plans themselves."""
+    shown = ("tick", "at_s", "chosen", "reason", "offered_rps", "forecast_rps", "gpus_held", "gpus_wanted")
+    return {
+        **{name: plain(getattr(decision, name)) for name in shown},
+        "action": str(decision.action),
+        "opinions": plain(decision.opinions),
+        "candidates": [_appraisal(a) for a in decision.candidates],
+        "commands": [_command(c) for c in decision.commands],
+        "objective": plain(decision.objective),
+    }
+
+
+def _appraisal(appraisal: Appraisal) -> dict[str, Any]:
+    names = [name for name in Appraisal.__dataclass_fields__ if name != "plan"]
+    return {**{name: plain(getattr(appraisal, name)) for name in names}, "why": appraisal.plan.reason}
+
+
+def _command(command: Command) -> dict[str, Any]:
+    subject = next((str(getattr(command, name)) for name in ("gpu", "instance") if hasattr(command, name)), "")
+    return {"do": type(command).__name__, "on": subject, "reason": command.reason}
+
+
+def plain(value: object) -> Any:
+    """Turn a value into what JSON can hold; what is not finite becomes null."""
+    match value:
+        case None | bool() | int() | str() if not isinstance(value, np.generic):
+            return value
+        case float() | np.floating():
+            return float(value) if isfinite(value) else None
+        case np.generic():
+            return value.item()
+        case np.ndarray():
+            return [plain(v) for v in value.tolist()]
+        case Mapping():
+            return {str(k): plain(v) for k, v in value.items()}
+        case list() | tuple():
+            return [plain(v) for v in value]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return plain(asdict(value))
+        case _:
+            return str(value)
+
+
+def result_text(document: Mapping[str, Any]) -> str:
+    """Write a result as JSON: sorted keys, floats with all their digits."""
+    return json.dumps(document, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result back; ConfigError if the file is not one."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as problem:
+        raise ConfigError(f"cannot be read: {(problem.strerror or '').lower()}", file=str(path)) from None
+    except (ValueError, RecursionError):
+        raise ConfigError("is not JSON", file=str(path)) from None
+    if not isinstance(document, dict) or not isinstance(document.get("decisions"), dict):
+        raise ConfigError("is not a result of `partita replay --json`", file=str(path))
+    return document
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Make sure, before a long run, that a file can be written where the user wants it."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir():
+        problem = "is a folder" if path.is_dir() else f"the folder {str(folder)!r} does not exist"
+        raise ConfigError(problem, file=str(path), key=option, value=str(path))
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"the folder {str(folder)!r} cannot be written to", file=str(path), key=option)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False) as part:
+        try:
+            part.write(text)
+            part.flush()
+            os.fsync(part.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(part.name, 0o666 & ~mask)
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
+
+
+def _versions() -> dict[str, str]:
+    found = {"partita": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

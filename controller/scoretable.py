@@ -1,0 +1,81 @@
+"""The score table: the same columns at the terminal and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+"""One score record, as it stands in a result's JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its two-line heading, what it means, and how a record (beside the first one) is written."""
+
+    heading: str
+    unit: str
+    meaning: str
+    write: Callable[[Record, Record], str]
+
+
+def _share(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value * 100:.{digits}f} %"
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
+
+
+def _versus(record: Record, first: Record) -> str:
+    if record is first or not first["gpu_hours"]:
+        return "–"
+    change = record["gpu_hours"] / first["gpu_hours"] - 1.0
+    return f"{change * 100:+.0f} %".replace("-", "−")
+
+
+def _number(key: str, digits: int = 0) -> Callable[[Record, Record], str]:
+    return lambda record, _: "–" if record[key] is None else f"{record[key]:,.{digits}f}"
+
+
+def _percent(key: str, digits: int = 2) -> Callable[[Record, Record], str]:
+    return lambda record, _: _share(record[key], digits)
+
+
+COLUMNS = (
+    Column("goodput", "req/s", "requests a second answered within their SLO", _number("goodput_rps", 1)),
+    Column("attained", "overall", "share of all requests answered within their SLO", _percent("attainment")),
+    Column("worst", "service", "attainment of the service that fared worst", _percent("worst_attainment")),
+    Column("GPUs", "mean", "GPUs held, mean over time", _number("gpus_held_mean", 2)),
+    Column("GPUs", "peak", "GPUs held at most", _number("gpus_held_peak")),
+    Column("GPU", "hours", "GPU-hours held", _number("gpu_hours", 2)),
+    Column("hours", "vs first", "GPU-hours against the first policy listed", _versus),
+    Column("busy", "", "share of the held GPUs' time in which batches ran", _percent("utilisation", 1)),
+    Column("batch", "mean", "mean batch size", _number("mean_batch", 2)),
+    Column("p99", "ms", "99th percentile of the time to answer", lambda r, _: _ms(r["latency_ms"]["p99"])),
+    Column("changes", "", "reconfigurations of the cluster", _number("reconfigurations")),
+    Column("bound", "staggered", "rate the held GPUs can carry, staggered rule", _number("bound_staggered_rps")),
+    Column("bound", "fluid", "rate they could carry in their largest batches", _number("bound_fluid_rps")),
+)
+"""Every column after the policy's name."""
+
+
+def cells(scores: Mapping[str, Record]) -> list[tuple[str, list[str]]]:
+    """Write the table: for each policy its name and one text a column."""
+    first = next(iter(scores.values()))
+    return [(name, [column.write(record, first) for column in COLUMNS]) for name, record in scores.items()]
+
+
+def verdict(scores: Mapping[str, Record], target: float) -> str:
+    """Sum the table up in one sentence: the cheapest run that attains `target`, or the one that comes closest."""
+    first_name, first = next(iter(scores.items()))
+    met = {name: r for name, r in scores.items() if (r["attainment"] or 0.0) >= target}
+    ranked = met or scores
+    name = min(ranked, key=lambda n: ranked[n]["gpu_hours"] if met else -(ranked[n]["attainment"] or 0.0))
+    best = scores[name]
+    text = f"{name} answered {_share(best['attainment'])} of the requests within their SLO"
+    if name == first_name or not first["gpu_hours"]:
+        return f"{text}, with {best['gpu_hours']:,.2f} GPU-hours."
+    times = best["gpu_hours"] / first["gpu_hours"]
+    return f"{text}, with {times:.2f} × the GPU-hours of {first_name} ({_share(first['attainment'])})."
