@@ -115,6 +115,11 @@ def implementations(name: str, subject: object) -> dict[str, Implementation]:
     return dict(sorted(found.items()))
 
 
+def resolve(locator: str) -> object:
+    """Import what a locator (``module:attribute`` or ``module``) names."""
+    return EntryPoint("", locator, GROUP).load()
+
+
 @cache
 def specification(hook: str) -> tuple[str, ...]:
     """Return the arguments of a hook, in order."""
