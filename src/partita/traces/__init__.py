@@ -11,8 +11,15 @@ from partita.traces.azure_llm import AzureLlmReader
 from partita.traces.counts import CountsReader
 from partita.traces.files import read_head
 from partita.traces.servegen import ServeGenReader
+from partita.traces.table import ParquetReader, TableCsvReader
 
-READERS: tuple[TraceReader, ...] = (AzureLlmReader(), ServeGenReader(), CountsReader())
+READERS: tuple[TraceReader, ...] = (
+    ParquetReader(),
+    TableCsvReader(),
+    AzureLlmReader(),
+    ServeGenReader(),
+    CountsReader(),
+)
 """The built-in readers, the most particular first."""
 
 

@@ -154,7 +154,7 @@ class TraceArrivals:
         inside = (block.at_ns >= self.origin_ns) & (block.at_ns < self._end_ns)
         index = self._mapping.indices(block.service[inside])
         self.dropped += int((index < 0).sum())
-        at, size = self._replay_ns(block.at_ns[inside]), block.size[inside]
+        at, size = self._replay_ns(block.at_ns[inside]), np.nan_to_num(block.size[inside], nan=DEFAULT_SIZE)
         order = np.argsort(index, kind="stable")
         edges = np.searchsorted(index[order], np.arange(len(self.services) + 1))
         for service, (low, high) in enumerate(itertools.pairwise(edges)):
