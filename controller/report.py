@@ -126,8 +126,8 @@ def _dot(number: int) -> str:
     return f'<span class="dot" style="background:{colour(number)}"></span>'
 
 
-def _known(shares: Mapping[str, float | None]) -> dict[str, float]:
-    return {service: share for service, share in shares.items() if share is not None}
+def _known(shares: Mapping[str, float | str]) -> dict[str, float]:
+    return {service: share for service, share in shares.items() if isinstance(share, float)}
 
 
 def _highest_target(scenario: Mapping[str, Any]) -> float:

@@ -9,19 +9,16 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
-
-import numpy as np
 
 from partita import __version__
 from partita.controller.config import Scenario
 from partita.controller.run import Run
 from partita.errors import ConfigError
+from partita.model.plain import to_plain
 from partita.model.plan import Appraisal, Command, Decision
 
 FIXED = "fixed"
@@ -37,9 +34,9 @@ def result_document(scenario: Scenario, runs: Sequence[Run], *, seed: int) -> di
         "scenario": scenario.document(),
         "seed": seed,
         "versions": _versions(),
-        "scores": {run.policy or FIXED: plain(run.score) for run in runs},
+        "scores": {run.policy or FIXED: to_plain(run.score) for run in runs},
         "decisions": {run.policy or FIXED: [decision_document(d) for d in run.decisions] for run in runs},
-        "timing": {run.policy or FIXED: plain(run.timing) for run in runs},
+        "timing": {run.policy or FIXED: to_plain(run.timing) for run in runs},
     }
 
 
@@ -47,44 +44,23 @@ def decision_document(decision: Decision) -> dict[str, Any]:
     """Write a decision as plain data: everything but the plans themselves."""
     shown = ("tick", "at_s", "chosen", "reason", "offered_rps", "forecast_rps", "gpus_held", "gpus_wanted")
     return {
-        **{name: plain(getattr(decision, name)) for name in shown},
+        **{name: to_plain(getattr(decision, name)) for name in shown},
         "action": str(decision.action),
-        "opinions": plain(decision.opinions),
+        "opinions": to_plain(decision.opinions),
         "candidates": [_appraisal(a) for a in decision.candidates],
         "commands": [_command(c) for c in decision.commands],
-        "objective": plain(decision.objective),
+        "objective": to_plain(decision.objective),
     }
 
 
 def _appraisal(appraisal: Appraisal) -> dict[str, Any]:
     names = [name for name in Appraisal.__dataclass_fields__ if name != "plan"]
-    return {**{name: plain(getattr(appraisal, name)) for name in names}, "why": appraisal.plan.reason}
+    return {**{name: to_plain(getattr(appraisal, name)) for name in names}, "why": appraisal.plan.reason}
 
 
 def _command(command: Command) -> dict[str, Any]:
-    subject = next((str(getattr(command, name)) for name in ("gpu", "instance") if hasattr(command, name)), "")
-    return {"do": type(command).__name__, "on": subject, "reason": command.reason}
-
-
-def plain(value: object) -> Any:
-    """Turn a value into what JSON can hold; what is not finite becomes null."""
-    match value:
-        case None | bool() | int() | str() if not isinstance(value, np.generic):
-            return value
-        case float() | np.floating():
-            return float(value) if isfinite(value) else None
-        case np.generic():
-            return value.item()
-        case np.ndarray():
-            return [plain(v) for v in value.tolist()]
-        case Mapping():
-            return {str(k): plain(v) for k, v in value.items()}
-        case list() | tuple():
-            return [plain(v) for v in value]
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return plain(asdict(value))
-        case _:
-            return str(value)
+    target = next((str(getattr(command, name)) for name in ("gpu", "instance") if hasattr(command, name)), "cluster")
+    return {"verb": type(command).__name__, "target": target, "reason": command.reason}
 
 
 def result_text(document: Mapping[str, Any]) -> str:

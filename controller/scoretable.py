@@ -10,6 +10,10 @@ Record = Mapping[str, Any]
 """One score record, as it stands in a result's JSON."""
 
 
+NONE = "–"
+"""What stands where there is no number: a record holds a text such as "nan" there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column: its two-line heading, what it means, and how a record (beside the first one) is written."""
@@ -20,23 +24,23 @@ class Column:
     write: Callable[[Record, Record], str]
 
 
-def _share(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value * 100:.{digits}f} %"
+def _share(value: object, digits: int = 2) -> str:
+    return f"{value * 100:.{digits}f} %" if isinstance(value, float | int) else NONE
 
 
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.1f}"
+def _plainly(value: object, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}" if isinstance(value, float | int) else NONE
 
 
 def _versus(record: Record, first: Record) -> str:
     if record is first or not first["gpu_hours"]:
-        return "–"
+        return NONE
     change = record["gpu_hours"] / first["gpu_hours"] - 1.0
     return f"{change * 100:+.0f} %".replace("-", "−")
 
 
 def _number(key: str, digits: int = 0) -> Callable[[Record, Record], str]:
-    return lambda record, _: "–" if record[key] is None else f"{record[key]:,.{digits}f}"
+    return lambda record, _: _plainly(record[key], digits)
 
 
 def _percent(key: str, digits: int = 2) -> Callable[[Record, Record], str]:
@@ -53,7 +57,7 @@ COLUMNS = (
     Column("hours", "vs first", "GPU-hours against the first policy listed", _versus),
     Column("busy", "", "share of the held GPUs' time in which batches ran", _percent("utilisation", 1)),
     Column("batch", "mean", "mean batch size", _number("mean_batch", 2)),
-    Column("p99", "ms", "99th percentile of the time to answer", lambda r, _: _ms(r["latency_ms"]["p99"])),
+    Column("p99", "ms", "99th percentile of the time to answer", lambda r, _: _plainly(r["latency_ms"]["p99"], 1)),
     Column("changes", "", "reconfigurations of the cluster", _number("reconfigurations")),
     Column("bound", "staggered", "rate the held GPUs can carry, staggered rule", _number("bound_staggered_rps")),
     Column("bound", "fluid", "rate they could carry in their largest batches", _number("bound_fluid_rps")),
@@ -70,9 +74,9 @@ def cells(scores: Mapping[str, Record]) -> list[tuple[str, list[str]]]:
 def verdict(scores: Mapping[str, Record], target: float) -> str:
     """Sum the table up in one sentence: the cheapest run that attains `target`, or the one that comes closest."""
     first_name, first = next(iter(scores.items()))
-    met = {name: r for name, r in scores.items() if (r["attainment"] or 0.0) >= target}
-    ranked = met or scores
-    name = min(ranked, key=lambda n: ranked[n]["gpu_hours"] if met else -(ranked[n]["attainment"] or 0.0))
+    reached = {name: r["attainment"] if isinstance(r["attainment"], float) else 0.0 for name, r in scores.items()}
+    met = [name for name in scores if reached[name] >= target]
+    name = min(met, key=lambda n: float(scores[n]["gpu_hours"])) if met else max(scores, key=reached.__getitem__)
     best = scores[name]
     text = f"{name} answered {_share(best['attainment'])} of the requests within their SLO"
     if name == first_name or not first["gpu_hours"]:

@@ -1,0 +1,50 @@
+"""Progress of long runs, on stderr, so that stdout holds results only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+Report = Callable[[float, float], None]
+"""Told how much is done and how much there is."""
+
+
+class _Speed(ProgressColumn):
+    """How many times faster than the clock simulated time goes."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} × real time" if task.speed else "", style="dim")
+
+
+@contextmanager
+def watching(*, quiet: bool) -> Iterator[Callable[[str], Report]]:
+    """Yield a function that starts a bar with a name and returns what to tell its progress to."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        _Speed(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+
+        def start(name: str) -> Report:
+            task = bars.add_task(name, total=None)
+            drawn = monotonic() - 1.0
+
+            def report(done: float, total: float) -> None:
+                nonlocal drawn
+                if done >= total or monotonic() - drawn > 0.1:
+                    drawn = monotonic()
+                    bars.update(task, completed=done, total=total)
+
+            return report
+
+        yield start
