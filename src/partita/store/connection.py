@@ -29,9 +29,9 @@ async def connect(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncIte
 
 
 async def _open(dsn: str, timeout_s: float) -> Connection:
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ConfigError("must begin with postgresql://", key="dsn", value=dsn)
     shown = without_password(dsn)
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(f"{shown!r} must begin with postgresql://", key="dsn", value=shown)
     try:
         return await asyncpg.connect(dsn, timeout=timeout_s)
     except asyncpg.InvalidPasswordError:
@@ -47,12 +47,15 @@ async def _open(dsn: str, timeout_s: float) -> Connection:
     except asyncpg.PostgresError as problem:
         raise StoreError(f"the database at {shown} refused the connection: {problem}") from None
     except (ValueError, asyncpg.InterfaceError) as problem:
-        raise ConfigError(f"not a usable connection string: {problem}", key="dsn", value=shown) from None
+        raise ConfigError(f"{shown!r} is not a usable connection string: {problem}", key="dsn", value=shown) from None
 
 
 def without_password(dsn: str) -> str:
     """Return a DSN that can be shown."""
-    parts = urlsplit(dsn)
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        return dsn.rpartition("@")[2]
     user, _, host = parts.netloc.rpartition("@")
     name = user.partition(":")[0]
     return urlunsplit(parts._replace(netloc=f"{name}@{host}" if user else host))

@@ -87,9 +87,7 @@ def running(data_dir: Path, *, keep: bool = False) -> Iterator[str]:
                 dsn = _start_if_needed(folder, keep=keep)
             yield dsn
         finally:
-            with _locked(folder / "start.lock"):
-                if _is_last(clients) and not _is_kept(folder):
-                    _stop(folder)
+            _leave(folder, clients)
 
 
 def ensure_running(data_dir: Path, *, keep: bool = True) -> str:
@@ -108,12 +106,29 @@ def stop(data_dir: Path) -> bool:
 
 
 def status(data_dir: Path) -> ServerStatus:
-    """Look at the server without touching it."""
+    """Look at the server without touching it; it may stop the next moment."""
     folder = data_dir.resolve()
     found = _running_server(folder)
     if found is None:
         return ServerStatus(folder, False, None, None, False)
     return ServerStatus(folder, True, found.pid, _dsn(found.socket_dir), _is_kept(folder))
+
+
+@contextmanager
+def while_running(data_dir: Path) -> Iterator[ServerStatus]:
+    """Yield the server's status without starting it; if it runs, it is not stopped before the block ends."""
+    folder = data_dir.resolve()
+    if not (folder / "clients.lock").exists():
+        yield status(folder)
+        return
+    with _lock_file(folder / "clients.lock") as clients:
+        try:
+            with _locked(folder / "start.lock"):
+                fcntl.flock(clients, fcntl.LOCK_SH)
+                found = status(folder)
+            yield found
+        finally:
+            _leave(folder, clients)
 
 
 # Locks and signals --------------------------------------------------------------------------------------------------
@@ -136,6 +151,12 @@ def _locked(path: Path) -> Iterator[None]:
     with _lock_file(path) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def _leave(folder: Path, clients: int) -> None:
+    with _locked(folder / "start.lock"):
+        if _is_last(clients) and not _is_kept(folder):
+            _stop(folder)
 
 
 def _is_last(clients: int) -> bool:
@@ -218,16 +239,11 @@ def _initialise(folder: Path, programs: Path, identity: Identity) -> None:
     fresh.mkdir(mode=0o700)
     if identity.mode == "drop":
         os.chown(fresh, identity.uid, identity.gid)
-    make = [
-        str(programs / "initdb"),
-        "-D",
-        str(fresh),
-        "-U",
-        "postgres",
-        "--auth=trust",
-        "--encoding=UTF8",
-        "--locale=C",
-    ]
+    make = [str(programs / "initdb"), "-D", str(fresh), "-U", "postgres"]
+    make += ["--auth=trust", "--encoding=UTF8", "--locale=C"]
+    if _version(programs) >= 18:
+        # With checksums the first read of freshly copied rows logs every page: 310 MB instead of 13 MB for 5 M rows.
+        make += ["--no-data-checksums"]
     create = f'echo "CREATE DATABASE {DATABASE}" | "$0" --single -D "$1" postgres'
     for argv in (make, ["/bin/sh", "-c", create, str(programs / "postgres"), str(fresh)]):
         if processes.run(argv, identity=identity, log=log) != 0:

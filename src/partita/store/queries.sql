@@ -92,3 +92,51 @@ FROM request_log WHERE source = $1 AND ts >= $2 AND ts < $3;
 -- name: read_rollup
 SELECT ts, service, bin_s, requests, good, late, dropped, coalesce(law, ' '), coalesce(shape, 'NaN')
 FROM request_rollup WHERE source = $1 AND ts >= $2 AND ts < $3 ORDER BY ts, service;
+
+-- name: begin_run
+INSERT INTO run (kind, policy, scenario, version) VALUES ($1, $2, $3::jsonb, $4) RETURNING id;
+
+-- name: finish_run
+UPDATE run SET finished_at = now() WHERE id = $1;
+
+-- name: runs
+SELECT r.id, r.kind, r.policy, r.version, r.started_at, r.finished_at,
+       (SELECT count(*) FROM decision d WHERE d.run = r.id) AS decisions,
+       (SELECT count(*) FROM decision d WHERE d.run = r.id AND d.action = 'act') AS acts
+FROM run r ORDER BY r.id DESC LIMIT $1;
+
+-- name: run
+SELECT id, kind, policy, scenario, version, started_at, finished_at FROM run WHERE id = $1;
+
+-- name: last_run
+SELECT id, kind, policy, scenario, version, started_at, finished_at FROM run ORDER BY id DESC LIMIT 1;
+
+-- name: decisions
+SELECT run, tick, at_s, action, chosen, reason, offered_rps, forecast_rps, gpus_held, gpus_wanted
+FROM decision WHERE run = $1 AND tick >= $2 AND (action = 'act' OR NOT $3) ORDER BY tick LIMIT $4;
+
+-- name: decision
+SELECT * FROM decision WHERE run = $1 AND tick = $2;
+
+-- name: last_act
+SELECT * FROM decision WHERE run = $1 AND action = 'act' ORDER BY tick DESC LIMIT 1;
+
+-- name: last_decision
+SELECT * FROM decision WHERE run = $1 ORDER BY tick DESC LIMIT 1;
+
+-- name: commands
+SELECT position, verb, target, reason, state, term, claimed_by, finished_at, problem, detail
+FROM command WHERE run = $1 AND tick = $2 ORDER BY position;
+
+-- name: plan
+SELECT detail FROM plan WHERE run = $1 AND tick = $2;
+
+-- name: standing_forecasts
+SELECT DISTINCT ON (horizon) horizon, made_at_s, step_s, model, history_s, services, levels, rps
+FROM forecast WHERE run = $1 AND tick <= $2 ORDER BY horizon, tick DESC;
+
+-- name: contents
+SELECT (SELECT count(*) FROM trace_import WHERE state = 'done') AS imports,
+       (SELECT coalesce(sum(requests), 0) FROM trace_import WHERE state = 'done')::bigint AS requests,
+       (SELECT count(*) FROM service) AS services,
+       (SELECT count(*) FROM run) AS runs;
