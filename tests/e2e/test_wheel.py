@@ -1,5 +1,6 @@
 """What is shipped works away from the checkout: build sdist and wheel, install the wheel, run the command."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -90,3 +91,26 @@ def test_installed_command_runs_elsewhere(installed: Path, tmp_path: Path) -> No
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert _run(installed / "bin/partita", "--version", cwd=tmp_path).stdout.split()[-1] == version
     assert "replay" in _run(installed / "bin/partita", "--help", cwd=tmp_path).stdout
+
+
+SCENARIO = """
+cluster: [{gpu: A100-80GB, count: 2}]
+services:
+  - {name: resnet50, slo_ms: 25, attainment: 0.99, memory_gib: 1.2, latency: {alpha_ms: 1.053, beta_ms: 5.072}}
+load:
+  arrivals: {process: poisson, rate_rps: 300, warmup_s: 1, duration_s: 2}
+  share: {resnet50: 1.0}
+discipline: {name: eager}
+policies: []
+"""
+
+
+@pytest.mark.skipif(not (ROOT / "controller/cli/replay.py").exists(), reason="there is no partita replay yet")
+def test_installed_command_replays_elsewhere(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SCENARIO)
+    result = json.loads(_run(installed / "bin/partita", "replay", "tiny.yaml", "--json", "-", cwd=tmp_path).stdout)
+    (score,) = result["scores"].values()
+    # 300 requests/s for the 2 s counted: 600 on average, and within six deviations of a Poisson count, 6·√600 ≈ 147.
+    assert 453 < score["offered"] < 747
+    assert score["good"] + score["late"] + score["dropped"] == score["offered"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.yaml"]
