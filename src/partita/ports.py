@@ -94,10 +94,13 @@ class Journal(Protocol):
 class Forecaster(Protocol):
     """A model of load: history in, quantiles out. It must be pure: the same history gives the same forecast."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What settings and the journal call it."""
+        ...
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
-        """Forecast `steps` steps of ``history.step_s`` after ``history.end_s``; ForecastError if there is too little."""
+        """Forecast `steps` steps of ``history.step_s`` after its end; ForecastError if there is too little."""
         ...
 
 
