@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from partita.model.load import Arrivals, Forecast, Load, Observation
 
 
+def guarded_arguments(arguments: Mapping[str, object]) -> dict[str, object]:
+    """Guard the arguments of a hook; its memory is a copy of its own, which it may change."""
+    return {name: value if name == "memory" else guarded(value) for name, value in arguments.items()}
+
+
 def guarded(value: Any) -> Any:
     """Return `value` so that writing into its arrays, lists and dicts fails; nothing is copied but the frame."""
     match value:

@@ -23,7 +23,7 @@ from partita.plugins.answers import (
     plain,
 )
 from partita.plugins.discovery import Broken, Found, Plugin, describe, discover, one_line, specification
-from partita.plugins.guard import guarded
+from partita.plugins.guard import guarded_arguments
 from partita.ports import Discipline, Forecaster
 
 PROPOSE_HOOKS = tuple(SUGGESTIONS)
@@ -57,7 +57,7 @@ class DirectCaller:
     def call(self, plugin: Plugin, hook: str, arguments: Mapping[str, object]) -> object:
         """Run one hook on read-only views of its arguments."""
         try:
-            return plugin.hooks[hook].function(**{name: guarded(value) for name, value in arguments.items()})
+            return plugin.hooks[hook].function(**guarded_arguments(arguments))
         except (Exception, SystemExit) as problem:
             raise PluginFault(f"raised {one_line(problem)}") from problem
 
