@@ -1,0 +1,48 @@
+"""What the disciplines share: requests that wait from one advance to the next, and the account of each advance."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.kernels.batches import FINISH, START, Batches, empty_batches
+from partita.kernels.splice import cut, splice
+from partita.model.load import Arrivals
+from partita.ports import Pool, Served
+
+
+def join(waiting: Arrivals, arrivals: Arrivals) -> Arrivals:
+    """Put new arrivals behind the waiting requests of each service."""
+    if not len(waiting):
+        return arrivals
+    if not len(arrivals):
+        return waiting
+    return Arrivals(*splice(waiting.ns, waiting.offsets, waiting.size, arrivals.ns, arrivals.offsets, arrivals.size))
+
+
+def blank_account(requests: Arrivals) -> tuple[NDArray[np.int64], Batches]:
+    """Make room for the account (start and finish) and the batches of these requests."""
+    return np.zeros((len(requests), 2), np.int64), empty_batches(len(requests))
+
+
+def settle_account(
+    requests: Arrivals,
+    head: NDArray[np.int64],
+    account: NDArray[np.int64],
+    log: Batches,
+    logged: int,
+    pool: Pool,
+) -> tuple[Arrivals, Served]:
+    """Return the requests that still wait (row `head` of each service on), and the account of what was served."""
+    waiting = Arrivals(*cut(requests.ns, requests.offsets, requests.size, np.ascontiguousarray(head)))
+    served = Served(
+        requests,
+        account[:, START],
+        account[:, FINISH],
+        pool.number[log.instance[:logged]],
+        log.service[:logged].astype(np.int64),
+        log.size[:logged].astype(np.int64),
+        log.start[:logged].copy(),
+        log.finish[:logged].copy(),
+    )
+    return waiting, served

@@ -1,0 +1,69 @@
+"""Timeout batching after Triton's dynamic batcher.
+
+Source: triton-inference-server/core, `dynamic_batch_scheduler.cc`. As shipped (delay 0, no queue policy) it is eager
+first-in first-out without drops; `queue_policy: reject` gives requests up once their SLO has passed in the queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from partita.errors import ConfigError
+from partita.kernels import NEVER
+from partita.kernels.timeout import Queues, advance_timeout
+from partita.model.load import Arrivals
+from partita.ports import Pool, Served
+from partita.replay.disciplines.backlog import blank_account, join, settle_account
+
+QUEUE_POLICIES = ("none", "reject")
+
+
+@dataclass(slots=True, eq=False)
+class TimeoutState:
+    """What lives between advances: who waits, and when the last advance ended."""
+
+    waiting: Arrivals
+    at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """Send a batch that is full or whose oldest request is `timeout_ms` old; parameters also `queue_policy`, `gpu_choice`."""
+
+    name: str = "timeout"
+
+    def initial_state(self, services: int) -> TimeoutState:
+        """Return the state of this many services with empty queues."""
+        return TimeoutState(Arrivals.empty(services))
+
+    def advance(
+        self, state: TimeoutState, arrivals: Arrivals, pool: Pool, until_ns: int
+    ) -> tuple[TimeoutState, Served]:
+        """Serve until `until_ns`; see `partita.ports.Discipline`."""
+        services = len(pool.slo_ns)
+        policy = str(pool.parameters.get("queue_policy", "none"))
+        if policy not in QUEUE_POLICIES:
+            raise ConfigError(f"{policy!r} is none of {', '.join(QUEUE_POLICIES)}", key="discipline.queue_policy")
+        delay = round(float(pool.parameters.get("timeout_ms", 0.0)) * 1e6)
+        requests = join(state.waiting, arrivals)
+        account, log = blank_account(requests)
+        head = requests.offsets[:-1].copy()
+        logged = advance_timeout(
+            Queues(requests.ns, requests.offsets, head, account),
+            pool.active,
+            pool.max_batch,
+            np.full(services, delay, np.int64),
+            pool.slo_ns if policy == "reject" else np.full(services, NEVER, np.int64),
+            pool.latency_ns,
+            pool.free_at_ns,
+            pool.control_ns,
+            pool.data_ns,
+            str(pool.parameters.get("gpu_choice", "min-id")) == "min-id",
+            state.at_ns,
+            until_ns,
+            log,
+        )
+        left, served = settle_account(requests, head, account, log, logged, pool)
+        return TimeoutState(left, until_ns), served
