@@ -1,0 +1,1 @@
+"""Executors: one file for each outside system that carries commands out."""

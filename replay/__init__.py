@@ -1,0 +1,1 @@
+"""Replay: queueing disciplines, the simulated cluster, and the score of a run."""

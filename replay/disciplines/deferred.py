@@ -32,7 +32,10 @@ class DeferredState:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Wait until one more request would no longer fit; parameters `drop` (window, timeout), `gpu_choice` (min-id, earliest)."""
+    """Wait until one more request would no longer fit.
+
+    Parameters: `drop` (window, timeout) and `gpu_choice` (min-id, earliest).
+    """
 
     name: str = "deferred"
     window: int = kernel.FRONTRUN

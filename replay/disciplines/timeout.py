@@ -30,7 +30,10 @@ class TimeoutState:
 
 @dataclass(frozen=True, slots=True)
 class Timeout:
-    """Send a batch that is full or whose oldest request is `timeout_ms` old; parameters also `queue_policy`, `gpu_choice`."""
+    """Send a batch that is full or whose oldest request is `timeout_ms` old.
+
+    Parameters: `timeout_ms` (0), `queue_policy` (none, reject) and `gpu_choice` (min-id, earliest).
+    """
 
     name: str = "timeout"
 

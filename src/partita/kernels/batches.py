@@ -16,7 +16,7 @@ START, FINISH = 0, 1
 
 
 class Batches(NamedTuple):
-    """One entry a batch, in the order granted: instance (its place in the pool), service, size, start and finish in ns."""
+    """One entry a batch, in the order granted; `instance` is its place in the pool, times are in ns."""
 
     instance: NDArray[np.int32]
     service: NDArray[np.int32]

@@ -13,10 +13,10 @@ service its arrival before its timer. A batch is sent no later than the last ins
 invalidation fires one ns after that, so that no timer ever fires twice at one instant.
 
 Arrivals at a service that is not pending touch nothing but its own queue. They are therefore taken in one go up to its
-send time, and only sends, arrivals at pending services and freed instances pass through the event queue. The finish time
-of a batch rises with its size, so the largest that meets a deadline is found from the last one by a step or two.
+send time, and only sends, arrivals at pending services and freed instances pass through the event queue. The finish
+time of a batch rises with its size, so the largest that meets a deadline is found from the last one in a step or two.
 
-All state of a service is one row of int64, so that a step touches one or two cache lines and helpers take few arguments.
+All state of a service is one row of int64, so that a step touches one or two cache lines.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ EARLIEST, MIN_ID = 0, 1
 """Instance taken at a send: the one free longest, or the lowest-numbered one that is free in time."""
 
 HEAD, SPLIT, TAIL, END = 0, 1, 2, 3
-"""Columns of the state, as rows of this advance's requests: first unsettled, first of the suffix, next to arrive, end."""
+"""Columns of the state, as rows of this advance's requests: first unsettled, start of the suffix, next arrival, end."""
 STATUS, BATCH, EXEC_AT, INVALID_AFTER, DUE = 4, 5, 6, 7, 8
 """Columns: the candidate's status, size, start and last feasible start; when its timer is due."""
 SLO, CAP = 9, 10
@@ -77,7 +77,7 @@ class Work(NamedTuple):
 class Queue(NamedTuple):
     """The event queue: trees over instances (`free`) and services (`events`), and who is pending.
 
-    `active` lists the services of the pool, `place` is its inverse; the first `count` of `pending` wait for an instance.
+    `active` lists the services of the pool, `place` is its inverse; the first `pendings` of `pending` are waiting.
     """
 
     free: NDArray[np.int64]
@@ -85,7 +85,7 @@ class Queue(NamedTuple):
     active: NDArray[np.int64]
     place: NDArray[np.int64]
     pending: NDArray[np.int64]
-    count: int
+    pendings: int
 
 
 class Rules(NamedTuple):
