@@ -154,7 +154,10 @@ class Discipline(Protocol):
     that have happened, and may change `pool.free_at_ns` and the state it is given, nothing else.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name it is chosen by."""
+        ...
 
     def initial_state(self, services: int) -> Any:
         """Return the state of this many services with empty queues."""
@@ -201,7 +204,10 @@ class Counts:
 class TraceReader(Protocol):
     """Reads one file format, as a stream of blocks."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The name it is chosen by."""
+        ...
 
     def recognises(self, path: Path, head: str) -> bool:
         """Say whether a file with this name and these first lines is of this format."""
