@@ -81,7 +81,8 @@ def test_nonsense_is_refused_in_words(hook: str, suggestion: Any, problem: str) 
 
 def test_every_hook_refuses_the_wrong_type() -> None:
     for hook in SUGGESTIONS:
-        for answer in (3, "three GPUs", Capacity(1), [], object):
+        answers: list[object] = [3, "three GPUs", Capacity(1), [], object]
+        for answer in answers:
             with pytest.raises(Nonsense, match="instead of a Proposal or None"):
                 check_proposal(hook, answer, SCOPE)
 
@@ -103,12 +104,12 @@ def test_a_reason_becomes_one_printable_line() -> None:
 
 
 def test_memory_is_copied_as_plain_data() -> None:
-    memory = {"rates": [1, 2.5, np.float64(3)], "seen": (True, None), 4: Colour.RED, "n": np.int64(7)}
-    kept = plain(memory)
+    memory: dict[Any, Any] = {"rates": [1, 2.5, np.float64(3)], "seen": (True, None), 4: Colour.RED, "n": np.int64(7)}
+    kept: Any = plain(memory)
     assert kept == {"rates": [1, 2.5, 3.0], "seen": (True, None), 4: "red", "n": 7}
     assert repr(kept) == "{'rates': [1, 2.5, 3.0], 'seen': (True, None), 4: 'red', 'n': 7}"
-    memory["rates"].append(9)  # type: ignore[union-attr]
-    assert kept["rates"] == [1, 2.5, 3.0]  # type: ignore[index]
+    memory["rates"].append(9)
+    assert kept["rates"] == [1, 2.5, 3.0]
 
 
 def endless() -> list[Any]:

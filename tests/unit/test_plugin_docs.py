@@ -1,0 +1,41 @@
+"""docs/plugins.md keeps up with the hooks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from partita.plugins.discovery import specification
+from partita.plugins.host import BENCH_TICKS, BENCH_TICKS_CAP, HOOKS
+from partita.plugins.reactive import Settings
+from partita.plugins.sizing import UTILISATION
+
+TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL))
+
+
+def test_the_reference_has_exactly_the_hooks_there_are() -> None:
+    assert sorted(SECTIONS) == sorted(HOOKS)
+    assert len(HOOKS) == 11
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_each_hook_is_shown_with_its_arguments(hook: str) -> None:
+    assert f"`{hook}({', '.join(specification(hook))})` → " in SECTIONS[hook]
+    assert len(SECTIONS[hook].strip().splitlines()) > 2
+
+
+def test_arguments_are_explained_where_they_first_occur() -> None:
+    for argument in specification("propose_capacity"):
+        assert f"\n- `{argument}`: " in SECTIONS["propose_capacity"]
+
+
+def test_numbers_are_those_of_the_code() -> None:
+    assert f"benched for {BENCH_TICKS} ticks" in TEXT
+    assert f"up to {BENCH_TICKS_CAP} ticks" in TEXT
+    assert f"`utilisation` ({UTILISATION})" in TEXT
+    for field in fields(Settings):
+        assert re.search(rf"`{field.name}` \({field.default:g}[,)]", TEXT), field.name
