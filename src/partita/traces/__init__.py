@@ -10,6 +10,7 @@ from partita.ports import TraceReader
 from partita.traces.azure_llm import AzureLlmReader
 from partita.traces.counts import CountsReader
 from partita.traces.files import read_head
+from partita.traces.guard import recognises
 from partita.traces.servegen import ServeGenReader
 from partita.traces.table import ParquetReader, TableCsvReader
 
@@ -32,7 +33,7 @@ def detect(path: Path, readers: Sequence[TraceReader] = READERS, forced: str | N
             raise TraceError(f"there is no format {forced!r}; known are {names}", file=str(path))
         return found
     head = read_head(path)
-    found = next((reader for reader in readers if reader.recognises(path, head)), None)
+    found = next((reader for reader in readers if recognises(reader, path, head)), None)
     if found is None:
         what = "its format is not known" if head else "it is neither text nor Parquet"
         raise TraceError(f"{what} (known formats: {names}; --format forces one)", file=str(path))

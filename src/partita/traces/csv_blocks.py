@@ -84,10 +84,12 @@ def read_csv_blocks(path: Path, *, need: Sequence[str] = (), header: Sequence[st
     names = list(header) if header is not None else None
     rest, row = b"", 1
     for chunk in read_chunks(path):
-        body, end, rest = (rest + chunk).rpartition(b"\n")
-        if not end:
-            rest = body + rest
+        rest += chunk
+        # Blank lines wait with the last line: at the end of the file they mean nothing, before a row they do.
+        body = rest[: rest.rfind(b"\n") + 1].rstrip(b"\r\n")
+        if not body:
             continue
+        rest = rest[rest.index(b"\n", len(body)) + 1 :]
         if names is None:
             line, _, body = body.partition(b"\n")
             names, row = _check_header(decode(line, path, 1), path, need), 2
@@ -95,11 +97,11 @@ def read_csv_blocks(path: Path, *, need: Sequence[str] = (), header: Sequence[st
             block = _parse(body, names, path, row)
             row += len(block)
             yield block
-    if rest.strip():
+    if body := rest.rstrip():
         if names is None:
-            _check_header(decode(rest, path, 1), path, need)
+            _check_header(decode(body, path, 1), path, need)
         else:
-            yield _parse(rest, names, path, row)
+            yield _parse(body, names, path, row)
 
 
 def _check_header(line: str, path: Path, need: Sequence[str]) -> list[str]:
@@ -114,23 +116,26 @@ def _check_header(line: str, path: Path, need: Sequence[str]) -> list[str]:
 
 def _parse(body: bytes, names: Sequence[str], path: Path, row: int) -> Block:
     body = body.removeprefix(b"\xef\xbb\xbf") if row == 1 else body
-    lines = body.count(b"\n") + (not body.endswith(b"\n"))
+    lines = body.count(b"\n") + 1
     # Counting separators is far cheaper than parsing twice; only a suspicious block is looked at line by line.
     if body.count(b",") != lines * (len(names) - 1) or b'"' in body or b"\0" in body:
         _check_rows(body, names, path, row)
+    # A row of our own before the others, since blank lines at the very beginning would be passed over.
+    header = ",".join("x" * len(names)).encode() + b"\n"
     try:
-        columns = pl.read_csv(io.BytesIO(body), has_header=False, infer_schema=False, new_columns=list(names))
+        columns = pl.read_csv(io.BytesIO(header + body), has_header=False, infer_schema=False, new_columns=list(names))
     except pl.exceptions.PolarsError as problem:
         _check_rows(body, names, path, row)
         raise TraceError(f"cannot be read as CSV ({str(problem).splitlines()[0]})", file=str(path), row=row) from None
-    if columns.height != lines:
-        raise TraceError("a quoted field goes over the end of its line", file=str(path), row=row)
-    return Block(path, row, columns)
+    return Block(path, row, columns[1:])
 
 
 def _check_rows(body: bytes, names: Sequence[str], path: Path, row: int) -> None:
     for at, line in enumerate(body.split(b"\n"), start=row):
         text = decode(line, path, at)
-        found = len(next(csv.reader([text]), []))
-        if found != len(names) and (text or len(names) > 1) and not (at == row + body.count(b"\n") and not text):
+        try:
+            found = len(next(csv.reader([text], strict=True), []))
+        except csv.Error:
+            raise TraceError(f"{text[:80]!r} has a quote that is not closed", file=str(path), row=at) from None
+        if found != len(names) and (text or len(names) > 1):
             raise TraceError(f"{text[:80]!r} has {found} fields, not {len(names)}", file=str(path), row=at)

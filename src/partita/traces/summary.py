@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from partita.errors import TraceError
 from partita.ports import Counts, Rows, TraceInfo, TraceReader
 from partita.traces.arrivals import TraceArrivals
+from partita.traces.guard import read_blocks
 from partita.traces.services import ServiceMap
 from partita.traces.times import LARGEST_NS, parse_instant
 
@@ -58,7 +59,7 @@ def summarise(
 ) -> TraceSummary:
     """Count a trace's requests and bins that begin in [begin_ns, end_ns); TraceError if there are none."""
     info, mapping = reader.info(path), mapping or ServiceMap()
-    found = summarise_blocks(reader.blocks(path), info, mapping, begin_ns=begin_ns, end_ns=end_ns)
+    found = summarise_blocks(read_blocks(reader, path), info, mapping, begin_ns=begin_ns, end_ns=end_ns)
     if found is None:
         raise TraceError("holds no requests in the part asked for", file=str(path))
     return found
@@ -125,7 +126,7 @@ def open_arrivals(
 
     `begin` and `end` are dates, or times after the trace's first instant (see `parse_instant`).
     """
-    origin = next((int(b.at_ns[0]) for b in reader.blocks(path) if b.at_ns.size), None)
+    origin = next((int(b.at_ns[0]) for b in read_blocks(reader, path)), None)
     if origin is None:
         raise TraceError("holds no requests", file=str(path))
     summary = summarise(
@@ -136,7 +137,7 @@ def open_arrivals(
         end_ns=None if end is None else parse_instant(end, origin_ns=origin, key="trace.to"),
     )
     arrivals = TraceArrivals(
-        reader.blocks(path),
+        read_blocks(reader, path),
         mapping,
         begin_ns=summary.begin_ns,
         end_ns=min(summary.end_ns, LARGEST_NS),

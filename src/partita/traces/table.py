@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -27,32 +26,6 @@ METADATA_KEY, VERSION = "partita.trace", "1"
 ROWS_AT_ONCE = 1 << 17
 
 
-class Columns(Protocol):
-    """A block of a table, whichever the file's type."""
-
-    def __len__(self) -> int: ...
-
-    def fail(self, message: str, at: int, column: str | None = None) -> TraceError:
-        """Make the error for one row."""
-        ...
-
-    def text(self, column: str) -> NDArray[np.object_]:
-        """Return a column of names."""
-        ...
-
-    def times(self, column: str) -> NDArray[np.int64]:
-        """Return a column of instants."""
-        ...
-
-    def numbers(self, column: str, *, empty: float | None = None) -> NDArray[np.float64]:
-        """Return a column of numbers."""
-        ...
-
-    def counts(self, column: str) -> NDArray[np.int64]:
-        """Return a column of counts, -1 where empty."""
-        ...
-
-
 def kind_of(names: Sequence[str], path: Path) -> str:
     """Say whether a table with these columns holds "requests" or "counts"; TraceError for a missing column."""
     need = ("ts", "service", "count", "bin_s") if "count" in names else ("ts", "service")
@@ -62,18 +35,18 @@ def kind_of(names: Sequence[str], path: Path) -> str:
     return "counts" if "count" in names else "requests"
 
 
-def to_block(columns: Columns, names: Sequence[str], kind: str, bin_s: float | None) -> Rows | Counts:
+def to_block(columns: Block, info: TraceInfo, rising: RisingTimes) -> Rows | Counts:
     """Turn a block of a table into a block of a trace; TraceError names the row that is wrong."""
-    at_ns, service = columns.times("ts"), columns.text("service")
-    if kind == "requests":
+    at_ns, service, names = columns.times("ts"), columns.text("service"), columns.columns.columns
+    rising.check(at_ns, columns, "ts")
+    if info.kind == "requests":
         sizes = [
             columns.numbers(name, empty=np.nan) if name in names else np.full(len(columns), np.nan)
             for name in ("size", "output_size")
         ]
         return Rows(at_ns, service, *(s.astype(np.float32) for s in sizes))
-    if (other := columns.numbers("bin_s") != bin_s).any():
-        at = int(np.argmax(other))
-        raise columns.fail(f"all bins must be {bin_s:g} s wide", at, "bin_s")
+    if (other := columns.numbers("bin_s") != info.bin_s).any():
+        raise columns.fail(f"all bins must be {info.bin_s} s wide", int(np.argmax(other)), "bin_s")
     count = columns.counts("count")
     law = columns.text("law") if "law" in names else np.full(len(columns), "poisson", object)
     if (unknown := ~np.isin(law.astype(str), LAWS)).any():
@@ -110,9 +83,7 @@ class TableCsvReader:
         """Yield the file's rows."""
         info, rising = self.info(path), RisingTimes()
         for block in read_csv_blocks(path):
-            found = to_block(block, block.columns.columns, info.kind, info.bin_s)
-            rising.check(block.times("ts"), block, "ts")
-            yield found
+            yield to_block(block, info, rising)
 
 
 class ParquetReader:
@@ -141,12 +112,9 @@ class ParquetReader:
         rows, size, row, rising = _rows(path), path.stat().st_size, 1, RisingTimes()
         frames = pl.scan_parquet(path).select(names).collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True)
         for frame in frames:
-            block = _ParquetBlock(path, row, frame)
-            found = to_block(block, names, info.kind, info.bin_s)
-            rising.check(block.times("ts"), block, "ts")
+            yield to_block(_ParquetBlock(path, row, frame), info, rising)
             row += frame.height
             report_reading(size * row // (rows + 1), size)
-            yield found
 
 
 class _ParquetBlock(Block):
