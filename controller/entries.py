@@ -131,7 +131,7 @@ def _curve_kind(value: object) -> str:
 def _latency_kind(value: object) -> str:
     if not isinstance(value, Mapping):
         return _curve_kind(value)
-    by_profile = bool(value) and all(isinstance(part, Mapping) for part in value.values()) and "points" not in value
+    by_profile = value and "points" not in value and all(isinstance(v, Mapping | Entry) for v in value.values())
     return "<by profile>" if by_profile else _curve_kind(value)
 
 
@@ -255,7 +255,8 @@ class LoadEntry(Entry):
     @model_validator(mode="after")
     def _come_from_one_place(self) -> Self:
         if (self.arrivals is None) == (self.trace is None):
-            refuse(f"{'both' if self.trace else 'neither'} arrivals and trace given: name exactly one of them")
+            given = "both arrivals and trace are" if self.trace else "neither arrivals nor trace is"
+            refuse(f"{given} given: name exactly one of them")
         if self.trace and self.share:
             refuse("share belongs to arrivals; a trace brings its own", "share")
         return self
@@ -297,6 +298,11 @@ class DisciplineEntry(Entry):
             if getattr(self, key) is not None:
                 refuse(f"the discipline {self.name} has no {key}; timeout has", key)
         return self
+
+    def renamed(self, name: str) -> DisciplineEntry:
+        """Return the entry of another discipline, with the keys that it has too."""
+        kept = self.model_dump(exclude={"name"} if name == "timeout" else {"name", "timeout_ms", "queue_policy"})
+        return DisciplineEntry.model_validate({**kept, "name": name})
 
     def batching(self) -> Batching:
         """Turn into the batching every service starts with."""

@@ -1,0 +1,118 @@
+"""`partita replay`: play a scenario under one or more policies and score them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from partita.controller.cli.options import Database, database_options
+
+if TYPE_CHECKING:
+    from partita.controller.config import Scenario
+
+
+def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from partita.controller.config import Scenario
+
+        click.echo(json.dumps(Scenario.model_json_schema(by_alias=True), indent=1))
+        ctx.exit()
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option("--policy", "policies", multiple=True, metavar="NAME", help="Policy to play instead of the scenario's.")
+@click.option("--discipline", metavar="NAME", help="Discipline to use instead of the scenario's.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout, and nothing else.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a self-contained report.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed to use instead of the scenario's.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors; files are still written.")
+@click.option("--journal", is_flag=True, help="Write every turn of the loop to the database, for partita explain.")
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON schema of scenarios.",
+)
+@database_options
+def replay(
+    scenario: Path,
+    policies: tuple[str, ...],
+    discipline: str | None,
+    json_file: str | None,
+    report: Path | None,
+    seed: int | None,
+    quiet: bool,
+    journal: bool,
+    database: Database,
+) -> None:
+    """Play SCENARIO (a YAML file) through the loop on a simulated cluster and score every policy.
+
+    A scenario without policies is a plain measurement of the discipline on the cluster as given. The same seed gives
+    the same result, whatever the machine; docs/scenario.md explains every key.
+
+    \b
+    Examples:
+      partita replay scenario.yaml
+      partita replay scenario.yaml --policy symphony --policy reactive --report report.html
+      partita replay scenario.yaml --discipline eager --json - | jq .scores
+      partita replay scenario.yaml --journal && partita explain
+    """
+    from partita.controller.config import Scenario
+    from partita.controller.results import check_writable, result_document, result_text, write_whole
+    from partita.plugins.host import PluginHost
+
+    wanted = _adjust(Scenario.load(scenario), policies, discipline, seed)
+    names = list(wanted.policy_options())
+    PluginHost.load().require(names)
+    if json_file not in (None, "-"):
+        check_writable(Path(json_file), "--json")
+    if report is not None:
+        check_writable(report, "--report")
+
+    from partita.controller.cli.progress import watching
+    from partita.controller.comparison import compare, course
+
+    with ExitStack() as stack:
+        journals = _journals(wanted, stack.enter_context(database.serve())) if journal else None
+        watch = stack.enter_context(watching(quiet=quiet))
+        runs = compare(wanted, names, seed=wanted.seed, watch=watch, journal=journals)
+    result = result_document(wanted, runs, seed=wanted.seed)
+    if json_file == "-":
+        click.echo(result_text(result), nl=False)
+    elif json_file is not None:
+        write_whole(Path(json_file), result_text(result))
+    if report is not None:
+        from partita.controller.report import write_report
+
+        courses = dict(zip(result["scores"], map(course, runs), strict=True))
+        write_report(report, result, courses, title=scenario.stem)
+    if not quiet and json_file != "-":
+        from partita.controller.cli.printing import print_scores
+
+        print_scores(result["scores"])
+
+
+def _adjust(scenario: Scenario, policies: tuple[str, ...], discipline: str | None, seed: int | None) -> Scenario:
+    """Return the scenario with what the command line says instead of the file; a policy named keeps its options."""
+    changes: dict[str, Any] = {}
+    if policies:
+        listed = {p if isinstance(p, str) else p.name: p for p in scenario.policies}
+        changes["policies"] = [listed.get(name, name) for name in dict.fromkeys(policies)]
+    if discipline is not None and discipline != scenario.discipline.name:
+        changes["discipline"] = scenario.discipline.renamed(discipline)
+    if seed is not None:
+        changes["seed"] = seed
+    return scenario.model_copy(update=changes)
+
+
+def _journals(scenario: Scenario, dsn: str) -> Any:
+    from partita.controller.journaling import ReplayJournal
+
+    return lambda policy: ReplayJournal(dsn, policy=policy, scenario=scenario)

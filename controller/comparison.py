@@ -1,0 +1,55 @@
+"""Running one scenario under several policies, one after the other, and what their results look like side by side."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import monotonic
+
+from partita.controller.config import Scenario
+from partita.controller.run import Run, run_scenario
+from partita.plots import Course, Mark
+from partita.ports import Journal
+
+Progress = Callable[[float, float], None]
+
+
+def compare(
+    scenario: Scenario,
+    policies: Sequence[str],
+    *,
+    seed: int,
+    watch: Callable[[str], Progress],
+    journal: Callable[[str], Journal] | None = None,
+) -> list[Run]:
+    """Run the scenario under each policy, or once without any, and time it; every run sees the same requests."""
+    runs = []
+    for policy in policies or (None,):
+        name = policy or "fixed"
+        begun = monotonic()
+        run = run_scenario(
+            scenario, policy=policy, seed=seed, progress=watch(name), journal=journal(name) if journal else None
+        )
+        runs.append(replace(run, timing={**run.timing, **_timing(monotonic() - begun, run.score.offered)}))
+    return runs
+
+
+def _timing(wall_s: float, offered: int) -> dict[str, float]:
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"wall_s": wall_s, "requests_per_s": offered / max(wall_s, 1e-9), "peak_memory_mib": peak_mib}
+
+
+def course(run: Run) -> Course:
+    """Turn a run into what the figures draw."""
+    acted = [d for d in run.decisions if d.commands]
+    marks = tuple(Mark(d.at_s, d.gpus_wanted, f"{d.chosen}: {d.reason}") for d in acted)
+    timeline = run.timeline
+    return Course(
+        timeline["t_s"],
+        timeline["offered_rps"],
+        timeline["good_rps"],
+        timeline["gpus_held"],
+        timeline["forecast_rps"],
+        marks,
+    )

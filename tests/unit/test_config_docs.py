@@ -1,0 +1,63 @@
+"""docs/scenario.md lists every key of a scenario with the default it really has, and nothing else."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from partita.controller import entries
+from partita.controller.config import Scenario
+from partita.controller.scenario_file import parse_scenario
+
+PAGE = (Path(__file__).parents[2] / "docs/scenario.md").read_text("utf-8")
+SECTIONS: dict[str, list[type[BaseModel]]] = {
+    "Scenario": [Scenario],
+    "cluster": [entries.ClusterEntry],
+    "services": [entries.ServiceEntry],
+    "latency": [entries.Line, entries.Points],
+    "load": [entries.LoadEntry],
+    "load.arrivals": [entries.ArrivalsEntry],
+    "load.trace": [entries.TraceEntry],
+    "overheads": [entries.OverheadsEntry],
+    "discipline": [entries.DisciplineEntry],
+    "policies": [entries.PolicyEntry],
+    "control": [entries.ControlEntry],
+}
+
+
+def _written(section: str) -> dict[str, str]:
+    body = re.split(r"^#{2,3} ", PAGE, flags=re.MULTILINE)
+    part = next(p for p in body if p.split("\n", 1)[0] == section)
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, flags=re.MULTILINE))
+
+
+def _real(models: list[type[BaseModel]]) -> dict[str, str]:
+    shown = {}
+    for model in models:
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True, validated_data={})
+            text = "none" if default is None else "see below" if isinstance(default, BaseModel) else str(default)
+            shown[field.alias or name] = "required" if field.is_required() else text
+    return shown
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_is_explained_with_its_default(section: str) -> None:
+    assert _written(section) == _real(SECTIONS[section])
+
+
+def test_every_entry_has_a_section() -> None:
+    defined = {
+        value
+        for value in vars(entries).values()
+        if isinstance(value, type) and issubclass(value, entries.Entry) and value not in (entries.Entry, entries.Window)
+    }
+    assert defined == {model for models in SECTIONS.values() for model in models} - {Scenario}
+
+
+def test_the_example_is_a_scenario() -> None:
+    example = re.search(r"```yaml\n(cluster:.*?)```", PAGE, flags=re.DOTALL)
+    assert example
+    scenario = parse_scenario(example[1], name="docs/scenario.md", folder=Path())
+    assert list(scenario.policy_options()) == ["static", "reactive", "symphony"]
