@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -52,13 +52,8 @@ async def _open(dsn: str, timeout_s: float) -> Connection:
 
 def without_password(dsn: str) -> str:
     """Return a DSN that can be shown."""
-    try:
-        parts = urlsplit(dsn)
-    except ValueError:
-        return dsn.rpartition("@")[2]
-    user, _, host = parts.netloc.rpartition("@")
-    name = user.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{name}@{host}" if user else host))
+    hidden = re.sub(r"^(\w+://[^:/@]*):[^@]*@", r"\1@", dsn)
+    return re.sub(r"(?<=[?&])password=[^&]*&?", "", hidden).rstrip("?&")
 
 
 @contextmanager

@@ -200,12 +200,11 @@ def _made(data_dir: Path) -> Path:
 
 
 def _start_if_needed(folder: Path, *, keep: bool) -> str:
-    found = _running_server(folder)
+    there = _running_server(folder)
+    found = None if there is None else _await_ready(folder, there.pid)
     if found is None:
         _clear_leftovers(folder)
         found = _start(folder)
-    elif not found.ready or not _answers(found.socket_dir):
-        found = _await_ready(folder, found.pid)
     if keep:
         (folder / "keep").write_text(f"{found.pid} {found.started}\n")
     return _dsn(found.socket_dir)
@@ -226,10 +225,13 @@ def _start(folder: Path) -> _PidFile:
         pid = processes.spawn(argv, identity=identity, log=log)
         try:
             release()
-            return _await_ready(folder, pid)
+            found = _await_ready(folder, pid)
         except BaseException:
             _shut_down(pid, signal.SIGQUIT)
             raise
+    if found is None:
+        raise StoreError(f"the embedded PostgreSQL in {folder} did not start: {_last_line(log)}")
+    return found
 
 
 def _initialise(folder: Path, programs: Path, identity: Identity) -> None:
@@ -252,13 +254,12 @@ def _initialise(folder: Path, programs: Path, identity: Identity) -> None:
     fresh.rename(folder / "postgres")
 
 
-def _await_ready(folder: Path, pid: int) -> _PidFile:
+def _await_ready(folder: Path, pid: int) -> _PidFile | None:
+    """Wait until a postmaster takes connections; None if it ends instead, as one does that was being stopped."""
     until = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < until:
         if not processes.is_alive(pid):
-            raise StoreError(
-                f"the embedded PostgreSQL in {folder} did not start: {_last_line(folder / 'postgres.log')}"
-            )
+            return None
         found = _read_pid_file(folder)
         if found is not None and found.pid == pid and found.ready and _answers(found.socket_dir):
             return found
@@ -272,6 +273,8 @@ def _stop(folder: Path) -> bool:
     if found is None:
         return False
     _shut_down(found.pid, signal.SIGINT)
+    with suppress(OSError):
+        found.socket_dir.rmdir()
     return True
 
 

@@ -148,9 +148,9 @@ def identity_for(data_dir: Path, program: str, log: Path) -> Identity:
         return Identity("plain", 0, 0)
     owner = (data_dir / "postgres").stat().st_uid if (data_dir / "postgres").exists() else None
     stranger = _unprivileged()
-    in_namespace = Identity("namespace", stranger.pw_uid, stranger.pw_gid)
-    if owner in (None, 0) and run([program, "--version"], identity=in_namespace, log=log) == 0:
-        return in_namespace
+    within = Identity("namespace", stranger.pw_uid, stranger.pw_gid)
+    if owner in (None, 0) and permits_namespace(program, within, log):
+        return within
     dropped = Identity("drop", owner or stranger.pw_uid, stranger.pw_gid)
     probe = ["/bin/sh", "-c", 'cd "$1" && exec "$0" --version', program, str(data_dir)]
     if owner != 0 and run(probe, identity=dropped, log=log) == 0:
@@ -160,6 +160,11 @@ def identity_for(data_dir: Path, program: str, log: Path) -> Identity:
         f" {stranger.pw_name!r} cannot reach {data_dir}):"
         " run as another user, choose another --data-dir, or give a server with --dsn"
     )
+
+
+def permits_namespace(program: str, identity: Identity, log: Path) -> bool:
+    """Say whether a program runs in a user namespace here; many containers forbid it."""
+    return run([program, "--version"], identity=identity, log=log) == 0
 
 
 @cache
