@@ -15,19 +15,21 @@ KEEP = "*"
 
 
 class ServiceMap:
-    """Patterns (as in a shell) -> service names; the first that matches a trace's service counts, "*" keeps its name.
+    """Names or patterns (as in a shell) of a trace's services -> service names.
 
-    `services` are the names to map to, in the order of their indices; without them, names are added as they appear.
-    What matches nothing, or is mapped to a name that is not among `services`, has index -1 and is left out.
+    A trace's very name counts first, then the first pattern that matches it. The target "*" keeps the trace's name,
+    None leaves the service out. `services` are the names to map to, in the order of their indices; without them, names
+    are added as they appear. What matches nothing, or is mapped to a name that is not among `services`, has index -1
+    and is left out.
     """
 
-    def __init__(self, rules: Mapping[str, str] | None = None, services: Sequence[str] | None = None) -> None:
+    def __init__(self, rules: Mapping[str, str | None] | None = None, services: Sequence[str] | None = None) -> None:
         self._rules = dict(rules) if rules is not None else {"*": KEEP}
         self._fixed = services is not None
         self._index = {name: at for at, name in enumerate(services or ())}
         self._found: dict[str, int] = {}
         for target in self._rules.values():
-            if self._fixed and target != KEEP and target not in self._index:
+            if self._fixed and target not in (None, KEEP) and target not in self._index:
                 known = ", ".join(self._index)
                 raise ConfigError(
                     f"the trace is mapped to an unknown service (known: {known})", key="services", value=target
@@ -58,7 +60,10 @@ class ServiceMap:
         return np.fromiter(map(self._found.__getitem__, names.tolist()), np.int64, names.size)
 
     def _look_up(self, name: str) -> int:
-        target = next((t for pattern, t in self._rules.items() if fnmatchcase(name, pattern)), None)
+        if name in self._rules:
+            target = self._rules[name]
+        else:
+            target = next((t for pattern, t in self._rules.items() if fnmatchcase(name, pattern)), None)
         if target is None:
             return -1
         target = name if target == KEEP else target

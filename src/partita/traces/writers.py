@@ -97,8 +97,8 @@ def _write_parquet(folder: Path, frames: Iterator[pl.DataFrame]) -> int:
 def _write_csv(folder: Path, suffix: str, frames: Iterator[pl.DataFrame]) -> int:
     rows = 0
     with _compress(folder / "whole", suffix) as stream:
-        for frame in frames:
-            frame.write_csv(stream, include_header=rows == 0, datetime_format="%Y-%m-%dT%H:%M:%S%.9f")
+        for at, frame in enumerate(frames):
+            frame.write_csv(stream, include_header=at == 0, datetime_format="%Y-%m-%dT%H:%M:%S%.9f")
             rows += frame.height
     return rows
 
