@@ -82,14 +82,37 @@ def staggered_rps(
     profile: str = WHOLE_GPU,
     overheads: Overheads = NO_OVERHEADS,
 ) -> float:
-    """Return the highest total rate, split by `shares`, whose staggered need fits into `gpus`."""
-    low, high = 0.0, fluid_rps(services, shares, gpus, profile=profile)
+    """Return the highest total rate, split by `shares`, whose staggered need fits into `gpus`; 0 if nothing is served.
+
+    The need grows with the rate and falls by a step wherever a service can fill the next larger batch, so the highest
+    rate lies on the last such piece that begins within `gpus`, not where a bisection would happen to end.
+    """
     total = float(np.sum(shares))
-    for _ in range(50):
-        middle = (low + high) / 2
-        fits = gpus_needed(services, [middle * s / total for s in shares], profile=profile, overheads=overheads) <= gpus
-        low, high = (middle, high) if fits else (low, middle)
-    return low
+    pieces = []
+    for service, share in zip(services, shares, strict=True):
+        if share <= 0:
+            continue
+        curve = service.curve(profile)
+        if curve is None:
+            return 0.0
+        batches = np.arange(1, curve.max_batch + 1)
+        run = np.interp(batches, [b for b, _ in curve.points], [s for _, s in curve.points])
+        budget = service.slo_s - overheads.control_s - overheads.response_s
+        gather = budget - run - overheads.data_s * batches
+        usable = gather > 0
+        if not usable[0]:
+            return 0.0
+        starts = batches[usable] / gather[usable] * total / share
+        starts[0] = 0.0  # a single request never waits for another
+        pieces.append((starts, share / total * run[usable] / batches[usable]))
+    if not pieces:
+        return 0.0
+    rates = np.unique(np.concatenate([starts for starts, _ in pieces]))
+    cost = np.zeros_like(rates)
+    for starts, per_request in pieces:
+        cost += per_request[np.searchsorted(starts, rates, side="right") - 1]
+    last = int(np.flatnonzero(rates * cost <= gpus)[-1])
+    return float(gpus / cost[last])
 
 
 def fluid_rps(services: Sequence[Service], shares: Sequence[float], gpus: float, *, profile: str = WHOLE_GPU) -> float:
