@@ -163,8 +163,8 @@ class _Child:
 def serve(orphan_limit_s: float) -> None:
     """Answer calls until the parent closes the pipe: the child's main function.
 
-    A watchdog in C ends the process `orphan_limit_s` after the start of a call that does not return, so that a hanging
-    plugin does not outlive a parent that was killed.
+    A watchdog in C ends the process when a call has not returned for `orphan_limit_s`, so that a hanging plugin does not
+    outlive a parent that was killed.
     """
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "r+b") as nothing:
@@ -176,7 +176,8 @@ def serve(orphan_limit_s: float) -> None:
                 frame = _read_frame(requests)
             except EOFError:
                 return
-            faulthandler.dump_traceback_later(max(orphan_limit_s, START_LIMIT_S), exit=True, file=nothing.fileno())
+            limit_s = START_LIMIT_S + ORPHAN_GRACE_S if plugin is None else orphan_limit_s
+            faulthandler.dump_traceback_later(limit_s, exit=True, file=nothing.fileno())
             try:
                 if plugin is None:
                     plugin = _local(*pickle.loads(frame))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -208,3 +210,35 @@ def test_built_in_plugins_run_in_this_process() -> None:
         gpus, _, _ = ask(PluginHost([builtin], caller=caller), HostState())
         assert gpus == {"static": len(TICK.inventory)}
         assert psutil.Process().children() == []
+
+
+@pytest.mark.slow
+def test_a_hanging_child_ends_though_its_parent_was_killed(write_module: WriteModule, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    write_module(
+        "fenced_orphan",
+        f"""
+        @hookimpl
+        def propose_capacity():
+            with open({str(pid_file)!r} + ".part", "w") as f:
+                f.write(str(os.getpid()))
+            os.rename(f.name, {str(pid_file)!r})
+            time.sleep(600)
+        """,
+    )
+    program = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import fenced_orphan
+        from partita.plugins.discovery import describe
+        from partita.plugins.fence import FencedCaller
+        FencedCaller(1.0).call(describe("orphan", fenced_orphan), "propose_capacity", {{}})
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)]) as parent:
+        while not pid_file.exists():
+            assert parent.poll() is None
+            time.sleep(0.01)
+        child = psutil.Process(int(pid_file.read_text()))
+        parent.kill()
+    _, alive = psutil.wait_procs([child], timeout=30)
+    assert alive == [] or child.status() == psutil.STATUS_ZOMBIE
