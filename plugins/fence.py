@@ -163,7 +163,7 @@ class _Child:
 def serve(orphan_limit_s: float) -> None:
     """Answer calls until the parent closes the pipe: the child's main function.
 
-    A watchdog in C ends the process when a call has not returned for `orphan_limit_s`, so that a hanging plugin does not
+    A watchdog in C ends the process when a call has not returned for `orphan_limit_s`: a hanging plugin does not
     outlive a parent that was killed.
     """
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
