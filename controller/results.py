@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from partita import __version__
-from partita.controller.config import Scenario
-from partita.controller.run import Run
 from partita.errors import ConfigError
 from partita.model.plain import to_plain
 from partita.model.plan import Appraisal, Command, Decision
+
+if TYPE_CHECKING:
+    from partita.controller.config import Scenario
+    from partita.controller.run import Run
 
 FIXED = "fixed"
 """Key of a run without a policy: the cluster as given."""
