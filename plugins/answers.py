@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -140,7 +141,7 @@ def _capacity(wish: Capacity, _: Scope) -> Capacity:
 def _gpus(value: object) -> int:
     number = _whole(value, "a number of GPUs")
     if not 0 <= number <= GPUS_CAP:
-        _refuse(f"{number} is no number of GPUs: it must be from 0 to {GPUS_CAP}")
+        _refuse(f"{_show(number)} is no number of GPUs: it must be from 0 to {GPUS_CAP}")
     return number
 
 
@@ -186,7 +187,7 @@ def _batching(wish: object, service: str) -> Batching:
         _refuse(f"the batch timeout of {service} is {timeout_s:g} s, below 0")
     max_batch = None if wish.max_batch is None else _whole(wish.max_batch, f"the max batch of {service}")
     if max_batch is not None and max_batch < 1:
-        _refuse(f"the max batch of {service} is {max_batch}, below 1")
+        _refuse(f"the max batch of {service} is {_show(max_batch)}, below 1")
     options = [(_text(name, "an option's name"), _option(v, name)) for name, v in _rows(wish.options, 2, "options")]
     return Batching(_text(wish.discipline, f"the discipline of {service}"), timeout_s, max_batch, tuple(options))
 
@@ -234,9 +235,13 @@ def _whole(value: object, what: str) -> int:
 
 
 def _number(value: object, what: str) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not isfinite(value):
+    number = nan
+    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
+        with suppress(OverflowError):
+            number = float(value)
+    if not isfinite(number):
         _refuse(f"{what} is {_show(value)}, not a finite number")
-    return float(value)
+    return number
 
 
 def _text(value: object, what: str) -> str:

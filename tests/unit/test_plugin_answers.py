@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from partita.mig import Geometry, Placed
 from partita.model.plan import Batching, Batchings, Capacity, Geometries, Placement, Proposal, Shares
@@ -77,6 +79,33 @@ def test_nonsense_is_refused_in_words(hook: str, suggestion: Any, problem: str) 
     with pytest.raises(Nonsense) as refused:
         checked(hook, suggestion)
     assert problem in str(refused.value)
+
+
+ODD = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.integers(4000, 6000).map(lambda digits: -(10**digits)),
+        st.floats(),
+        st.text(max_size=3),
+        st.sampled_from([A, "gpu-0", "whole", np.float32(nan), np.int8(1), 1j, b"x", object(), Batching("x", nan)]),
+    ),
+    lambda part: st.lists(part, max_size=3) | st.lists(part, max_size=3).map(tuple) | st.sets(st.integers()),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(SUGGESTIONS)), ODD, ODD, ODD)
+def test_whatever_is_answered_is_either_kept_or_refused(hook: str, one: Any, other: Any, memory: Any) -> None:
+    kind, _ = SUGGESTIONS[hook]
+    suggestion = Capacity(one, other) if kind is Capacity else kind(one)
+    try:
+        kept = checked(hook, suggestion, memory=memory)
+    except Nonsense:
+        return
+    assert checked(hook, kept.suggestion, memory=kept.memory) == kept or "nan" in repr(kept.memory)
 
 
 def test_every_hook_refuses_the_wrong_type() -> None:
