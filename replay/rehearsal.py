@@ -1,0 +1,87 @@
+"""Rehearsal: what a plan would have made of the recent log, at the rates that the forecast expects.
+
+The last window's requests are replayed against each candidate from an empty start. To rehearse a rate that is not the
+window's own, each service's requests are thinned, or joined by a thinned copy of themselves shifted around the window,
+so that their bursts stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.kernels.tally import GOOD
+from partita.model.load import Arrivals
+from partita.model.plan import Plan
+from partita.model.service import Service
+from partita.model.staggered import Overheads
+from partita.ports import Discipline
+from partita.replay.pools import PoolMaker
+from partita.replay.score import Tally
+from partita.replay.serving import Server
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rehearsed:
+    """How many requests of each service were offered, and how many were good."""
+
+    offered: NDArray[np.int64]
+    good: NDArray[np.int64]
+
+
+class Rehearser:
+    """Replays plans on a window of the log; it keeps nothing between calls but latency tables."""
+
+    def __init__(
+        self, services: Sequence[Service], overheads: Overheads, disciplines: Mapping[str, Discipline]
+    ) -> None:
+        self._services = tuple(services)
+        self._pools = PoolMaker(services, overheads)
+        self._disciplines = disciplines
+
+    def rehearse(self, plan: Plan, arrivals: Arrivals, until_ns: int) -> Rehearsed:
+        """Serve these requests, all before `until_ns`, with everything in the plan up and loaded from the start."""
+        names = [s.name for s in self._services]
+        server = Server(names, self._pools, self._disciplines)
+        tally = Tally(self._services, -(2**62), 2**62)
+        begin = int(arrivals.ns.min()) if len(arrivals) else 0
+        instances = {
+            g.name: (np.arange(len(g.instances)), np.full(len(g.instances), begin, np.int64)) for g in plan.sub_clusters
+        }
+        end = until_ns + round(2 * max(s.slo_s for s in self._services) * 1e9)
+        accounts, _ = server.advance(plan.sub_clusters, plan.routes, instances, arrivals, end)
+        good = np.zeros(len(names), np.int64)
+        for _, served in accounts:
+            good += tally.add(served)[:, GOOD]
+        return Rehearsed(np.diff(arrivals.offsets), good)
+
+
+def scale(
+    arrivals: Arrivals, span_ns: tuple[int, int], factors: NDArray[np.float64], rng: np.random.Generator
+) -> Arrivals:
+    """Return the requests of ``[since, until)`` with each service's rate multiplied by its factor."""
+    since, until = span_ns
+    ns_parts, size_parts, counts = [], [], []
+    for s, factor in enumerate(factors):
+        rows = slice(arrivals.offsets[s], arrivals.offsets[s + 1])
+        ns, size = arrivals.ns[rows], arrivals.size[rows]
+        times, sizes = [], []
+        whole = int(factor)
+        for copy in range(whole + 1):
+            share = 1.0 if copy < whole else factor - whole
+            if share <= 0 or not len(ns):
+                continue
+            keep = np.ones(len(ns), bool) if share >= 1 else rng.random(len(ns)) < share
+            shift = 0 if copy == 0 else int(rng.integers(until - since))
+            times.append(since + (ns[keep] - since + shift) % (until - since))
+            sizes.append(size[keep])
+        joined = np.concatenate(times) if times else ns[:0]
+        order = np.argsort(joined, kind="stable")
+        ns_parts.append(joined[order])
+        size_parts.append((np.concatenate(sizes) if sizes else size[:0])[order])
+        counts.append(len(joined))
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    return Arrivals(np.concatenate(ns_parts), offsets, np.concatenate(size_parts))
