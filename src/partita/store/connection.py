@@ -16,6 +16,18 @@ Connection = Any
 
 CONNECT_TIMEOUT_S = 5.0
 
+_GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+)
+
+
+class NoRoom(Exception):
+    """The database's disk is about to be full; `explained` turns it into a StoreError."""
+
 
 @asynccontextmanager
 async def connect(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncIterator[Connection]:
@@ -56,16 +68,32 @@ def without_password(dsn: str) -> str:
     return re.sub(r"(?<=[?&])password=[^&]*&?", "", hidden).rstrip("?&")
 
 
+@asynccontextmanager
+async def atomically(connection: Connection) -> AsyncIterator[None]:
+    """Run a block as one transaction; what went wrong inside is what comes out, even if the rollback fails too."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    except BaseException:
+        try:
+            await transaction.rollback()
+        except Exception:  # the server is gone, or will find us gone, and rolls back by itself
+            connection.terminate()
+        raise
+    await transaction.commit()
+
+
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """Turn what PostgreSQL reports inside the block into one StoreError that says what was being done."""
     try:
         yield
-    except asyncpg.DiskFullError:
+    except (asyncpg.DiskFullError, NoRoom):
         raise StoreError(f"the database's disk is full, so {doing} was given up and nothing of it was kept") from None
     except asyncpg.UndefinedTableError as problem:
         raise StoreError(f"the database lacks Partita's tables ({problem}): run partita db migrate") from None
-    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError) as problem:
+    except _GONE as problem:
         raise StoreError(f"the database went away, so {doing} was given up: {_first_line(problem)}") from None
     except asyncpg.PostgresError as problem:
         raise StoreError(f"the database refused {doing}: {_first_line(problem)}") from None

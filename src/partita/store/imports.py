@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from partita.errors import StoreError, TraceError
 from partita.ports import Counts, Rows, TraceInfo
 from partita.store.binarycopy import copy_rows, encode_rows, from_unix_ns
-from partita.store.connection import Connection, explained
+from partita.store.connection import Connection, atomically, explained
 from partita.store.queries import query
+from partita.store.room import local_data_folder, require_room
 
 CHUNK_ROWS = 100_000
 LAWS = {"even": b"e", "poisson": b"p", "gamma": b"g", "weibull": b"w"}
@@ -90,14 +91,16 @@ async def find_import(connection: Connection, sha256: str, options: Mapping[str,
 class Import:
     """An open import. `record` is the row of trace_import; with `done_before` there is nothing left to write."""
 
-    def __init__(self, connection: Connection, record: ImportRecord, bin_s: float | None) -> None:
+    def __init__(
+        self, connection: Connection, record: ImportRecord, bin_s: float | None, data_folder: Path | None
+    ) -> None:
         self.record = record
         self._connection = connection
         self._bin_s = bin_s
         self._services = _ServiceIds(connection)
-        self._log = _Buffer(connection, "request_log", REQUEST_LAYOUT)
-        self._seconds = _Buffer(connection, "request_rollup", SECOND_LAYOUT)
-        self._counts = _Buffer(connection, "request_rollup", COUNT_LAYOUT)
+        self._log = _Buffer(connection, "request_log", REQUEST_LAYOUT, data_folder)
+        self._seconds = _Buffer(connection, "request_rollup", SECOND_LAYOUT, data_folder)
+        self._counts = _Buffer(connection, "request_rollup", COUNT_LAYOUT, data_folder)
         self._open_keys = np.empty(0, np.int64)
         self._open_counts = np.empty(0, np.int64)
         self._days = set[int]()
@@ -218,12 +221,12 @@ async def begin_import(
     """
     with explained(f"the import of {file}"):
         record = await _register(connection, file, sha256, info, _as_json(options or {}))
-        opened = Import(connection, record, info.bin_s)
+        opened = Import(connection, record, info.bin_s, await local_data_folder(connection))
         if opened.done_before:
             yield opened
             return
         try:
-            async with connection.transaction():
+            async with atomically(connection):
                 yield opened
                 await opened.finish()
         except BaseException as problem:
@@ -262,8 +265,9 @@ async def _register(connection: Connection, file: str, sha256: str, info: TraceI
 class _Buffer:
     """Encoded rows on their way to one table, sent about CHUNK_ROWS at a time."""
 
-    def __init__(self, connection: Connection, table: str, columns: Iterable[str]) -> None:
+    def __init__(self, connection: Connection, table: str, columns: Iterable[str], data_folder: Path | None) -> None:
         self._connection, self._table, self._columns = connection, table, tuple(columns)
+        self._data_folder = data_folder
         self._parts: list[bytes] = []
         self._length = 0
 
@@ -275,6 +279,7 @@ class _Buffer:
 
     async def flush(self) -> None:
         if self._length:
+            require_room(self._data_folder)
             await copy_rows(self._connection, self._table, self._columns, self._parts)
         self._parts, self._length = [], 0
 

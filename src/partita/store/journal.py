@@ -38,7 +38,7 @@ from partita.store.binarycopy import (
     pack_row,
     pack_texts,
 )
-from partita.store.connection import Connection, explained
+from partita.store.connection import Connection, atomically, explained
 from partita.store.queries import query
 
 REPLAY_BATCH_TICKS = 256
@@ -103,7 +103,7 @@ class PostgresJournal:
     async def flush(self) -> None:
         """Write what has come since the last batch, all of it or nothing."""
         with explained(f"the journal of run {self.run}"):
-            async with self._connection.transaction():
+            async with atomically(self._connection):
                 for table, rows in self._rows.items():
                     if rows:
                         await copy_rows(self._connection, table, _COLUMNS[table], rows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from partita.errors import StoreError
-from partita.store.connection import Connection, explained
+from partita.store.connection import Connection, atomically, explained
 from partita.store.queries import query
 
 
@@ -41,7 +41,7 @@ async def migrate(connection: Connection, migrations: Sequence[Migration] | None
     """
     wanted = shipped_migrations() if migrations is None else tuple(migrations)
     with explained("the migration"):
-        async with connection.transaction():
+        async with atomically(connection):
             await connection.execute(query("lock_migrations"))
             await connection.execute(query("create_schema_migration"))
             pending = _pending(await connection.fetch(query("applied_migrations")), wanted)

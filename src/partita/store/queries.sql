@@ -140,3 +140,7 @@ SELECT (SELECT count(*) FROM trace_import WHERE state = 'done') AS imports,
        (SELECT coalesce(sum(requests), 0) FROM trace_import WHERE state = 'done')::bigint AS requests,
        (SELECT count(*) FROM service) AS services,
        (SELECT count(*) FROM run) AS runs;
+
+-- name: local_data_directory
+SELECT CASE WHEN inet_server_addr() IS NULL AND pg_has_role('pg_read_all_settings', 'USAGE')
+            THEN current_setting('data_directory') END;
