@@ -22,6 +22,7 @@ from partita.controller.entries import (
     OverheadsEntry,
     Policy,
     ServiceEntry,
+    Window,
     closest,
     refuse,
 )
@@ -30,6 +31,7 @@ from partita.model.cluster import Gpu, Instance, instances_of
 from partita.model.plan import OptionValue
 from partita.model.service import Service
 from partita.model.staggered import Overheads
+from partita.traces.services import KEEP
 
 
 class Scenario(Entry):
@@ -65,19 +67,23 @@ class Scenario(Entry):
         numbered = enumerate(entry for entry in self.cluster for _ in range(entry.count))
         return tuple(_gpu(f"gpu{number:0{digits}}", entry) for number, entry in numbered)
 
-    def services(self, found: Sequence[str] = ()) -> tuple[Service, ...]:
-        """List the services; `found` are the trace's service names, which templates stand for."""
-        if self.demand.trace is None:
-            return tuple(entry.service() for entry in self.service_entries)
-        entries = {entry.name: entry for entry in self.service_entries}
-        run = dict.fromkeys(e.name for e in self.service_entries if not e.is_template)
-        made = {target: entries[source] for target, source in self._targets(found).values()}
-        run.update(dict.fromkeys(made))
-        return tuple(made.get(name, entries.get(name)).service(name) for name in run)  # type: ignore[union-attr]
+    def services(self, found: Sequence[str] | None = None) -> tuple[Service, ...]:
+        """List the services; of a trace those `found`, named as `trace_rules` names them, in that order.
 
-    def assign(self, found: Sequence[str]) -> dict[str, str]:
-        """Say which service of the run each service of the trace is; those left out are missing."""
-        return {name: target for name, (target, _) in self._targets(found).items()}
+        ConfigError if one of them is none of the scenario's.
+        """
+        if found is None:
+            return tuple(entry.service() for entry in self.service_entries)
+        return tuple(self._entry(name).service(name) for name in found)
+
+    def trace_rules(self) -> dict[str, str | None]:
+        """Return which service of the run each service of the trace is, as rules of a ServiceMap.
+
+        What no rule of the user's matches keeps its name, so that `services` can name it.
+        """
+        templates = {entry.name for entry in self.service_entries if entry.is_template}
+        rules = {pattern: KEEP if name in templates else name for pattern, name in self._patterns().items()}
+        return rules if "*" in rules else {**rules, "*": KEEP}
 
     def overheads(self) -> Overheads:
         """Return the times outside the GPU."""
@@ -98,29 +104,30 @@ class Scenario(Entry):
         plain: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
         return plain
 
-    def _targets(self, found: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """Map each service of the trace to its name in the run and the entry that describes it."""
-        assert self.demand.trace is not None
-        patterns, targets = self._patterns(), {}
+    def _window(self) -> Window:
+        window = self.demand.trace or self.demand.log
+        assert window is not None
+        return window
+
+    def _entry(self, name: str) -> ServiceEntry:
+        """Find the entry of a service of the run: its own, or the template that the trace's service is mapped to."""
         entries = {entry.name: entry for entry in self.service_entries}
-        for name in sorted(found):
-            pattern = next((p for p in patterns if fnmatchcase(name, p)), None)
-            if pattern is None:
-                raise ConfigError(
-                    f"the trace's service {name!r} matches no pattern ({', '.join(patterns)}); add one, "
-                    "or '*': null to leave out the rest",
-                    key="load.trace.services",
-                    value=name,
-                )
-            entry = patterns[pattern]
-            if entry is not None:
-                targets[name] = (name if entries[entry].is_template else entry, entry)
-        return targets
+        if name in entries and not entries[name].is_template:
+            return entries[name]
+        patterns = self._patterns()
+        target = next((patterns[pattern] for pattern in patterns if fnmatchcase(name, pattern)), None)
+        if target is None or not entries[target].is_template:
+            raise ConfigError(
+                f"the trace's service {name!r} matches none of {', '.join(patterns)}: add it, "
+                "or '*': null to leave out the rest",
+                key="load.trace.services",
+                value=name,
+            )
+        return entries[target]
 
     def _patterns(self) -> dict[str, str | None]:
-        assert self.demand.trace is not None
-        if self.demand.trace.services:
-            return dict(self.demand.trace.services)
+        if rules := self._window().services:
+            return dict(rules)
         if len(self.service_entries) == 1:
             only = self.service_entries[0]
             return {only.name if only.is_template else "*": only.name}
@@ -164,7 +171,7 @@ class Scenario(Entry):
             if entry.name in seen:
                 refuse(f"there are two services {entry.name!r}", "services", at, "name")
             seen.add(entry.name)
-            if entry.is_template and self.demand.trace is None:
+            if entry.is_template and self.demand.arrivals:
                 refuse(f"{entry.name!r} is a pattern, which only a trace can fill", "services", at, "name")
             for problem, key in _never_served(entry.service(), instances, self.overheads()):
                 refuse(problem, "services", at, key)
@@ -181,14 +188,14 @@ class Scenario(Entry):
             refuse(f"the shares must sum to 1, they sum to {sum(share.values()):g}", "load", "share")
 
     def _check_trace(self) -> None:
-        trace = self.demand.trace
-        if trace is None:
+        if self.demand.arrivals:
             return
         names = [entry.name for entry in self.service_entries]
-        for pattern, name in trace.services.items():
+        key = "trace" if self.demand.trace else "log"
+        for pattern, name in self._window().services.items():
             if name is not None and name not in names:
-                refuse(f"there is no service {name!r}: {closest(name, names)}", "load", "trace", "services", pattern)
-        if not self.trace_path().is_file():
+                refuse(f"there is no service {name!r}: {closest(name, names)}", "load", key, "services", pattern)
+        if self.demand.trace and not self.trace_path().is_file():
             there = "is a folder" if self.trace_path().is_dir() else "does not exist"
             refuse(f"the trace file {str(self.trace_path())!r} {there}", "load", "trace", "file")
 

@@ -13,7 +13,6 @@ from itertools import pairwise
 from math import inf
 from typing import Annotated, Literal, NoReturn, Self
 
-import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -26,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from partita.errors import ConfigError, PartitaError
+from partita.errors import PartitaError
 from partita.model.plan import Batching, Budgets, Objective, OptionValue
 from partita.model.service import BATCH_CAP, WHOLE_GPU, LatencyCurve, Service
 
@@ -209,24 +208,14 @@ class Window(Entry):
     to: Instant | None = Field(None, description="end: a time after the start, or a date")
     speed: Positive = Field(1.0, description="2 plays the trace twice as fast, at twice the rate")
 
-    def span_ns(self, first_ns: int, end_ns: int) -> tuple[int, int]:
-        """Return where the replayed part of a trace that covers ``[first_ns, end_ns)`` starts and ends, unix time.
-
-        ConfigError where nothing of the trace lies between.
-        """
+    def span_ns(self, first_ns: int) -> tuple[int | None, int | None]:
+        """Return where the part to replay of a trace that begins at `first_ns` starts and ends (None: where the trace does)."""
         from partita.traces.times import parse_instant
 
-        start = first_ns if self.from_ is None else parse_instant(self.from_, origin_ns=first_ns, key="load.trace.from")
-        end = end_ns if self.to is None else parse_instant(self.to, origin_ns=first_ns, key="load.trace.to")
-        begin, stop = max(start, first_ns), min(end, end_ns)
-        if stop <= begin:
-            covered = " to ".join(str(np.datetime64(ns, "ns"))[:19] for ns in (first_ns, end_ns))
-            raise ConfigError(
-                f"nothing of the trace lies between {self.from_ or 'its start'} and {self.to or 'its end'}; "
-                f"it covers {covered}",
-                key="load.trace",
-            )
-        return begin, stop
+        return (
+            None if self.from_ is None else parse_instant(self.from_, origin_ns=first_ns, key="load.trace.from"),
+            None if self.to is None else parse_instant(self.to, origin_ns=first_ns, key="load.trace.to"),
+        )
 
     @model_validator(mode="after")
     def _run_forward(self) -> Self:
@@ -243,22 +232,32 @@ class TraceEntry(Window):
     format: Name | None = Field(None, description="name of the format; left out: detected")
 
 
+class LogEntry(Window):
+    """Requests that are in the database."""
+
+    import_: Annotated[int, Field(ge=1)] | None = Field(
+        None, alias="import", description="number of the import, as `partita trace import` prints it; none: the newest"
+    )
+
+
 class LoadEntry(Entry):
-    """Where requests come from: a law, or a trace."""
+    """Where requests come from: a law, a trace file, or the request log."""
 
     arrivals: ArrivalsEntry | None = Field(None, description="requests drawn from a law")
     share: dict[Name, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict, description="share of each service in `arrivals`; they sum to 1"
     )
     trace: TraceEntry | None = Field(None, description="requests of a trace file")
+    log: LogEntry | None = Field(None, description="requests that were imported into the database")
 
     @model_validator(mode="after")
     def _come_from_one_place(self) -> Self:
-        if (self.arrivals is None) == (self.trace is None):
-            given = "both arrivals and trace are" if self.trace else "neither arrivals nor trace is"
-            refuse(f"{given} given: name exactly one of them")
-        if self.trace and self.share:
-            refuse("share belongs to arrivals; a trace brings its own", "share")
+        given = [name for name in ("arrivals", "trace", "log") if getattr(self, name) is not None]
+        if len(given) != 1:
+            named = f"{' and '.join(given)} are" if given else "none of arrivals, trace and log is"
+            refuse(f"{named} given: name exactly one of them")
+        if self.share and not self.arrivals:
+            refuse(f"share belongs to arrivals; a {given[0]} brings its own", "share")
         return self
 
 

@@ -26,8 +26,8 @@ def list_decisions(decisions: Sequence[Record]) -> Iterator[str]:
 
 def default_decision(decisions: Sequence[Record]) -> Record | None:
     """Return the last decision that acted, or the last at all."""
-    acted = [d for d in decisions if d["action"] == "act"]
-    return (acted or list(decisions) or [None])[-1]
+    candidates = [d for d in decisions if d["action"] == "act"] or decisions
+    return candidates[-1] if candidates else None
 
 
 def _lines(d: Record, run: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ SECTIONS: dict[str, list[type[BaseModel]]] = {
     "load": [entries.LoadEntry],
     "load.arrivals": [entries.ArrivalsEntry],
     "load.trace": [entries.TraceEntry],
+    "load.log": [entries.LogEntry],
     "overheads": [entries.OverheadsEntry],
     "discipline": [entries.DisciplineEntry],
     "policies": [entries.PolicyEntry],

@@ -75,11 +75,11 @@ PROBLEMS = {
         "share: {resnet50: 0.9}",
         "load.share: the shares must sum to 1, they sum to 0.9",
     ),
-    "no load": (ARRIVALS, "share: {resnet50: 1.0}", "load: neither arrivals nor trace is given: name exactly one"),
+    "no load": (ARRIVALS, "share: {resnet50: 1.0}", "load: none of arrivals, trace and log is given: name exactly one"),
     "two loads": (
         "  share: {resnet50: 1.0}",
         "  trace: {file: x.csv}",
-        "load: both arrivals and trace are given: name",
+        "load: arrivals and trace are given: name",
     ),
     "missing trace": (ARRIVALS, "trace: {file: x.csv}", "load.trace.file: the trace file 'there/x.csv' does not exist"),
     "backwards": (

@@ -1,0 +1,110 @@
+"""The load of a scenario, ready to be pulled: drawn from a law, read from a trace file or out of the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from partita.controller.ahead import Ahead
+from partita.controller.config import Scenario
+from partita.controller.entries import Window
+from partita.controller.tracefiles import choose_import, choose_reader, exported_blocks
+from partita.errors import ConfigError, TraceError
+from partita.model.service import Service
+from partita.ports import Counts, Rows, TraceInfo
+from partita.store.imports import ImportRecord
+from partita.traces.arrivals import ArrivalSource, ProcessArrivals, TraceArrivals
+from partita.traces.guard import read_blocks
+from partita.traces.services import ServiceMap
+from partita.traces.summary import TraceSummary, summarise_blocks
+from partita.traces.times import LARGEST_NS
+
+Block = Rows | Counts
+OpenBlocks = Callable[[], AbstractContextManager[Iterator[Block]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is served and when it is asked for.
+
+    `open` starts the arrivals from their beginning, drawn with a seed; its services are those of `services`, in order.
+    Only what arrives from `counted_from_s` on is scored. `summary` says what a trace holds, None for a law.
+    """
+
+    services: tuple[Service, ...]
+    open: Callable[[int], AbstractContextManager[ArrivalSource]]
+    counted_from_s: float = 0.0
+    summary: TraceSummary | None = None
+
+
+def read_demand(scenario: Scenario, *, dsn: str | None = None) -> Demand:
+    """Find out what a scenario asks for; `dsn` is where its `load.log` is, if it has one."""
+    load = scenario.demand
+    if load.arrivals is not None:
+        return _from_law(scenario)
+    if load.trace is not None:
+        path = scenario.trace_path()
+        reader = choose_reader(path, forced=load.trace.format)
+        return _from_blocks(
+            scenario, load.trace, reader.info(path), lambda: nullcontext(read_blocks(reader, path)), str(path)
+        )
+    assert load.log is not None
+    if dsn is None:
+        raise ConfigError("is in the database, and none is at hand", key="load.log")
+    record = asyncio.run(choose_import(dsn, load.log.import_))
+    width = next((bin_s for _, bin_s in exported_blocks(dsn, record)), None)
+    info = TraceInfo(record.format, record.kind, width)
+    return _from_blocks(scenario, load.log, info, lambda: _exported(dsn, record), f"import {record.id}")
+
+
+def _from_law(scenario: Scenario) -> Demand:
+    law, services = scenario.demand.arrivals, scenario.services()
+    assert law is not None
+    share = scenario.demand.share or {services[0].name: 1.0}
+    rates = [law.rate_rps * share.get(service.name, 0.0) for service in services]
+
+    def start(seed: int) -> AbstractContextManager[ArrivalSource]:
+        names = [service.name for service in services]
+        span_s = law.warmup_s + law.duration_s
+        return nullcontext(
+            ProcessArrivals(names, rates, process=law.process, shape=law.shape, span_s=span_s, seed=seed)
+        )
+
+    return Demand(services, start, law.warmup_s)
+
+
+def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: OpenBlocks, name: str) -> Demand:
+    with blocks() as stream:
+        first = next((block for block in stream if block.at_ns.size), None)
+    if first is None:
+        raise TraceError("holds no requests", file=name)
+    begin_ns, end_ns = window.span_ns(int(first.at_ns[0]))
+    mapping = ServiceMap(scenario.trace_rules())
+    with blocks() as stream:
+        summary = summarise_blocks(stream, info, mapping, begin_ns=begin_ns, end_ns=end_ns)
+    if summary is None or not mapping.services:
+        part = f"between {window.from_ or 'its start'} and {window.to or 'its end'}"
+        raise TraceError(f"holds no requests {part} for the scenario's services", file=name)
+
+    @contextmanager
+    def start(seed: int) -> Iterator[ArrivalSource]:
+        with blocks() as stream:
+            yield TraceArrivals(
+                stream,
+                mapping.fixed(),
+                begin_ns=summary.begin_ns,
+                end_ns=min(summary.end_ns, LARGEST_NS),
+                bin_s=info.bin_s,
+                speed=window.speed,
+                seed=seed,
+            )
+
+    return Demand(scenario.services(mapping.services), start, summary=summary)
+
+
+@contextmanager
+def _exported(dsn: str, record: ImportRecord) -> Iterator[Iterator[Block]]:
+    with Ahead(exported_blocks(dsn, record)) as pairs:
+        yield (block for block, _ in pairs)
