@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from partita.ports import Counts, Rows
 
-Block = TypeVar("Block", Rows, Counts)
+Block = TypeVar("Block", Rows, Counts, Rows | Counts)
 
 
 def pick(block: Block, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Block:

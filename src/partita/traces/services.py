@@ -40,6 +40,11 @@ class ServiceMap:
         """Names by index."""
         return tuple(self._index)
 
+    def fixed(self) -> ServiceMap:
+        """Return a map with the same rules, to no more than the names found so far."""
+        found = {pattern: t if t in (None, KEEP) or t in self._index else None for pattern, t in self._rules.items()}
+        return ServiceMap(found, self.services)
+
     def target(self, name: str) -> str | None:
         """Return the service that a trace's service stands for, None if it is left out."""
         index = self.index(name)

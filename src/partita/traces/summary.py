@@ -112,6 +112,13 @@ def summarise_blocks(
     )
 
 
+def first_instant(reader: TraceReader, path: Path) -> int:
+    """Return where a trace begins, in unix nanoseconds; TraceError if it holds nothing."""
+    for block in read_blocks(reader, path):
+        return int(block.at_ns[0])
+    raise TraceError("holds no requests", file=str(path))
+
+
 def open_arrivals(
     reader: TraceReader,
     path: Path,
@@ -126,9 +133,7 @@ def open_arrivals(
 
     `begin` and `end` are dates, or times after the trace's first instant (see `parse_instant`).
     """
-    origin = next((int(b.at_ns[0]) for b in read_blocks(reader, path)), None)
-    if origin is None:
-        raise TraceError("holds no requests", file=str(path))
+    origin = first_instant(reader, path)
     summary = summarise(
         reader,
         path,
@@ -138,7 +143,7 @@ def open_arrivals(
     )
     arrivals = TraceArrivals(
         read_blocks(reader, path),
-        mapping,
+        mapping.fixed(),
         begin_ns=summary.begin_ns,
         end_ns=min(summary.end_ns, LARGEST_NS),
         bin_s=summary.info.bin_s,
