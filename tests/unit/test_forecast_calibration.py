@@ -58,6 +58,22 @@ def test_rare_requests_are_covered_at_least(forecaster: Forecaster, step_s: floa
         assert share >= level - (4 * np.sqrt(level * (1 - level) / SERVICES) + 0.02), (level, share)
 
 
+@pytest.mark.parametrize("forecaster", [NEAR, FAR], ids=["near", "far"])
+def test_a_random_walk_is_covered_and_its_band_widens_as_a_walk_does(forecaster: Forecaster) -> None:
+    # steps of 300 on a level of 20 000: twice Poisson's scatter of 141, so the floor alone would not do
+    walk = 20_000 + np.random.default_rng(7).normal(0, 300, (SERVICES, 306)).cumsum(axis=1)
+    names = tuple(f"s{i}" for i in range(SERVICES))
+    forecast = forecaster.forecast(Load(names, 0.0, 600.0, walk[:, :300]), steps=6, levels=LEVELS)
+    for ahead in (1, 6):
+        truth = Load(names, (299 + ahead) * 600.0, 600.0, walk[:, 299 + ahead : 300 + ahead])
+        for level, share in zip(LEVELS, score(forecast, truth).coverage.mean(axis=0), strict=True):
+            band = 4 * np.sqrt(level * (1 - level) / SERVICES) + 0.02
+            assert abs(share - level) <= band, (ahead, level, share)
+    width = np.median(forecast.rps[:, 5] - forecast.rps[:, 0], axis=0) * 600  # between P5 and P95
+    if forecaster is NEAR:  # which takes the last value here: 2 x 1.645 standard deviations of the steps ahead
+        assert width == pytest.approx(2 * 1.645 * 300 * np.sqrt(np.arange(1, 7)), rel=0.1)
+
+
 def test_beyond_a_day_the_seasonal_beats_the_level_at_half_a_day() -> None:
     time = np.arange(4 * 144)
     mean = 600 * (1 + 0.8 * np.sin(2 * np.pi * time / 144))

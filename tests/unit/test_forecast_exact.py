@@ -9,7 +9,7 @@ from scipy import stats
 
 from partita.errors import ForecastError
 from partita.forecasting import FAR, FORECASTERS, LEVELS, NEAR
-from partita.forecasting.quantiles import error_quantiles, horizons, poisson_quantiles, spread
+from partita.forecasting.quantiles import error_quantiles, horizons, make_forecast, poisson_quantiles, spread
 from partita.model.load import Load
 from partita.ports import Forecaster
 
@@ -63,6 +63,12 @@ def test_missing_is_not_zero() -> None:
 def test_smoothing_takes_to_a_new_level_within_its_window() -> None:
     jump = np.concatenate([np.full(200, 10.0), np.full(40, 1000.0)])
     assert median(NEAR, load(jump), 6)[0] == pytest.approx([1000.0] * 6, rel=0.01)
+
+
+def test_smoothing_learns_a_trend_that_began_late() -> None:
+    bend = np.concatenate([np.full(60, 100.0), 100 + 5.0 * np.arange(1, 121)])
+    # without a trend the sixth step would be 30 short
+    assert median(NEAR, load(bend), 6)[0] == pytest.approx(700 + 5.0 * np.arange(1, 7), abs=2.0)
 
 
 def test_the_past_before_the_window_is_forgotten() -> None:
@@ -155,6 +161,21 @@ def test_few_errors_are_made_symmetric_and_missing_ones_left_out() -> None:
     # -3, -1, 1, 3 stand for 0.2, 0.4, 0.6, 0.8
     assert found[0] == pytest.approx([-3, 0, 3])
     assert np.isnan(found[1]).all()
+
+
+def test_quantiles_that_cross_are_put_in_order() -> None:
+    # a model that always fell 100 short of a mean of 25: its median lies above Poisson's upper quantiles, its P5 too
+    offsets = np.full((1, len(LEVELS), 1), 100 / np.sqrt(26.0))
+    forecast = make_forecast(
+        load([25.0]), np.array([[25.0]]), offsets, levels=LEVELS, model="short of it", used_steps=1
+    )
+    counts = forecast.rps[0, :, 0] * 10
+    assert (np.diff(counts) >= 0).all()
+    assert counts[2:] == pytest.approx([125.0] * 5)
+    backwards = make_forecast(
+        load([25.0]), np.array([[25.0]]), np.linspace(20, -20, 7)[None, :, None], levels=LEVELS, model="", used_steps=1
+    )
+    assert (np.diff(backwards.rps, axis=1) >= 0).all()
 
 
 def test_spread_is_linear_between_horizons_and_grows_with_the_root_beyond() -> None:
