@@ -20,7 +20,7 @@ from partita.ports import Counts, Rows, TraceInfo
 from partita.store import reading
 from partita.store.connection import Connection, connect
 from partita.store.imports import begin_import, content_hash, find_import, read_imports
-from partita.store.reading import read_requests, read_rollup, read_span
+from partita.store.reading import read_requests, read_rollup, read_span, read_watermark
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
@@ -120,7 +120,7 @@ def test_the_roll_up_counts_every_row_by_second_and_service(pg_dsn: str) -> None
     assert set(found["law"].tolist()) == {""}
     assert np.all(np.diff(found["at_ns"]) >= 0)
     span = on(pg_dsn, lambda c: read_span(c, opened.record.id))
-    until = on(pg_dsn, lambda c: c.fetchval("SELECT until FROM watermark WHERE source = $1", opened.record.id))
+    until = on(pg_dsn, lambda c: read_watermark(c, opened.record.id))
     last_second = int(rows.at_ns[-1] // SECOND)
     assert span.end == until == opened.record.end_ts == datetime.fromtimestamp(last_second + 1, UTC)
     assert span.requests == 30_000
@@ -174,6 +174,7 @@ def test_importing_twice_adds_nothing_and_says_so(pg_dsn: str) -> None:
 def test_an_empty_trace_is_an_import_too(pg_dsn: str) -> None:
     opened = on(pg_dsn, bring())
     assert (opened.record.state, opened.record.rows, opened.record.first_ts) == ("done", 0, None)
+    assert on(pg_dsn, lambda c: read_watermark(c, opened.record.id)) is None
     with pytest.raises(StoreError, match="holds nothing of source"):
         on(pg_dsn, lambda c: read_span(c, opened.record.id))
 

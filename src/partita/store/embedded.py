@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -39,6 +40,8 @@ _START_TIMEOUT_S = 300.0
 """Long, because recovery after a crash counts; a server that ends at once is noticed at once."""
 _STOP_TIMEOUT_S = 60.0
 _SSL_REQUEST = struct.pack(">ii", 8, 80877103)
+
+_COMPLAINT = re.compile(r"^.*?(FATAL|ERROR|PANIC|error): +")
 
 _SETTINGS = {
     "listen_addresses": "",
@@ -385,5 +388,5 @@ def _dsn(socket_dir: Path) -> str:
 def _last_line(log: Path) -> str:
     """Return the last thing PostgreSQL complained about, without its time stamp."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    complaints = [line for line in lines if "FATAL" in line or "ERROR" in line or "error:" in line or "PANIC" in line]
-    return ((complaints or lines or ["it left no message"])[-1]).strip()
+    complaints = [line for line in lines if _COMPLAINT.search(line)]
+    return _COMPLAINT.sub("", (complaints or lines or ["it left no message"])[-1]).strip()

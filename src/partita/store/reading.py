@@ -74,6 +74,13 @@ async def read_span(connection: Connection, source: int) -> Span:
     return Span(row["first_ts"], row["end_ts"], row["requests"])
 
 
+async def read_watermark(connection: Connection, source: int) -> datetime | None:
+    """Return how far a source's log is complete, or None if nothing was ever written to it."""
+    with explained("the look at the watermark"):
+        until: datetime | None = await connection.fetchval(query("watermark"), source)
+    return until
+
+
 async def read_requests(
     connection: Connection, source: int, *, start: datetime | None = None, end: datetime | None = None
 ) -> AsyncIterator[Rows]:
