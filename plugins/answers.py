@@ -135,7 +135,9 @@ def _capacity(wish: Capacity, _: Scope) -> Capacity:
     alternatives = _items(wish.alternatives, "alternatives")
     if len(alternatives) > ALTERNATIVES_CAP:
         _refuse(f"has {len(alternatives)} alternatives, {ALTERNATIVES_CAP} are allowed")
-    return Capacity(_gpus(wish.gpus), tuple(_gpus(a) for a in alternatives))
+    if not isinstance(wish.firm, bool):
+        _refuse(f"has {_show(wish.firm)} for firm, which is true or false")
+    return Capacity(_gpus(wish.gpus), tuple(_gpus(a) for a in alternatives), wish.firm)
 
 
 def _gpus(value: object) -> int:

@@ -88,7 +88,7 @@ def propose_capacity(
     samples = _measured(samples, observation.load, watermark_s, settings.window_s)
     held = max(1, len(standing.gpus) or len(observation.cluster.held))
     if not samples:
-        return Proposal(Capacity(_within(held, inventory)), f"no load is measured yet: hold {held}", memory)
+        return Proposal(Capacity(_within(held, inventory), firm=True), f"no load is measured yet: hold {held}", memory)
 
     busy = gpus_busy(services, _rates_rps(samples, services), slicing(standing))
     utilisation = busy / held
@@ -104,7 +104,7 @@ def propose_capacity(
     share = f"{utilisation:.0%}, target {settings.target:.0%}"
     seen = f"the load of {span_s:g} s keeps {busy:.2f} of {held} GPUs busy ({share})"
     limit = f", the cluster has {len(inventory)}" if wanted > gpus else ""
-    return Proposal(Capacity(gpus), f"{seen}: {why}{limit}", _remembered(samples, past))
+    return Proposal(Capacity(gpus, firm=True), f"{seen}: {why}{limit}", _remembered(samples, past))
 
 
 def _limited(

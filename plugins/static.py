@@ -31,7 +31,7 @@ def propose_capacity(
     """Hold the same number of GPUs at every tick; it is computed once and then remembered."""
     peaks = _peaks(services, options)
     if not peaks:
-        return Proposal(Capacity(len(inventory)), f"no peak is given: hold all {len(inventory)} GPUs")
+        return Proposal(Capacity(len(inventory), firm=True), f"no peak is given: hold all {len(inventory)} GPUs")
     cut = slicing(standing)
     utilisation = _utilisation(options)
     sized_for = [cut.profile, cut.instances_per_gpu]
@@ -44,7 +44,7 @@ def propose_capacity(
     wanted = f"the peak of {sum(peaks.values()):,.1f} requests/s needs {needed} GPUs at {utilisation:.0%} utilisation"
     limit = f", the cluster has {len(inventory)}" if needed > len(inventory) else ""
     return Proposal(
-        Capacity(min(needed, len(inventory))), wanted + limit, memory={"sized_for": sized_for, "gpus": needed}
+        Capacity(min(needed, len(inventory)), firm=True), wanted + limit, memory={"sized_for": sized_for, "gpus": needed}
     )
 
 

@@ -51,10 +51,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many GPUs to hold; `alternatives` are other numbers worth rehearsing."""
+    """How many GPUs to hold; `alternatives` are other numbers worth rehearsing.
+
+    A firm wish is carried out as it is, if it is feasible and nobody vetoes it: it is not weighed against the standing
+    plan. That is for policies that must act by their own rule, such as the baselines.
+    """
 
     gpus: int
     alternatives: tuple[int, ...] = ()
+    firm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,85 @@
+"""Appraise: what each candidate would attain on the rehearsal load, and what it would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.model.cluster import Gpu
+from partita.model.plan import Acquire, Appraisal, Command, LoadModels, Objective, Plan, Repartition
+from partita.model.service import Service
+from partita.replay.cluster import Delays
+from partita.replay.rehearsal import Rehearsed
+
+CERTAINTY = 2.0
+"""Standard errors by which a rehearsed attainment must miss its target to count as missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What change costs: how long it takes, and the GPUs' prices."""
+
+    delays: Delays
+    inventory: Sequence[Gpu]
+
+    def change(self, commands: Sequence[Command]) -> float:
+        """Price the GPU time that is away while these commands run, in GPU-hours times price."""
+        price = {g.id: g.price_per_hour for g in self.inventory}
+        loading = {c.instance.split("/")[0] for c in commands if isinstance(c, LoadModels)}
+        cut = {c.gpu for c in commands if isinstance(c, Repartition) or (isinstance(c, Acquire) and c.geometry)}
+        seconds = [(g, self.delays.model_load_s) for g in loading] + [(g, self.delays.repartition_s) for g in cut]
+        return sum(price.get(g, 1.0) * s for g, s in seconds) / 3600
+
+
+def appraise(
+    label: str,
+    plan: Plan,
+    rehearsed: Rehearsed | None,
+    commands: Sequence[Command],
+    services: Sequence[Service],
+    objective: Objective,
+    prices: Prices,
+    terms: Mapping[str, float],
+) -> Appraisal:
+    """Put what rehearsal and pricing say of a plan together; without a rehearsal nothing is known of attainment."""
+    share, error, shortfall, worst = _attainment(rehearsed, services, objective)
+    hours = objective.period_s / 3600
+    return Appraisal(
+        label=label,
+        plan=plan,
+        gpus=len(plan.gpus),
+        attainment=share,
+        attainment_error=error,
+        shortfall=shortfall,
+        worst_service=worst,
+        cost=plan.price_per_hour(prices.inventory) * hours + sum(terms.values()),
+        change_cost=prices.change(commands),
+        commands=len(commands),
+        terms=terms,
+    )
+
+
+def _attainment(
+    rehearsed: Rehearsed | None, services: Sequence[Service], objective: Objective
+) -> tuple[float, float, float, str]:
+    """Return overall share and its error, the weighted shortfall beyond errors, and the worst service."""
+    if rehearsed is None or not rehearsed.offered.sum():
+        return 1.0, 0.0, 0.0, ""
+    offered = rehearsed.offered.astype(np.float64)
+    share = rehearsed.good / np.maximum(offered, 1.0)
+    target = np.array([s.attainment for s in services])
+    missed = np.where(offered > 0, target - objective.tolerance - share, -np.inf)
+    beyond = np.maximum(0.0, missed - CERTAINTY * _standard_error(rehearsed.good, offered))
+    total = offered.sum()
+    overall = float(rehearsed.good.sum() / total)
+    error = float(_standard_error(rehearsed.good.sum(), total))
+    return overall, error, float((beyond * offered).sum() / total), services[int(np.argmax(missed))].name
+
+
+def _standard_error(good: NDArray[np.int64], offered: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the standard error of a share, with one success and one failure added so that it is never 0."""
+    share = (good + 1.0) / (offered + 2.0)
+    return np.sqrt(share * (1.0 - share) / (offered + 2.0))

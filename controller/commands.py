@@ -1,0 +1,52 @@
+"""From plan to commands: the difference between what is wanted and what is there, and nothing else."""
+
+from __future__ import annotations
+
+from partita.model.cluster import ClusterState, InstanceState
+from partita.model.plan import (
+    Acquire,
+    Command,
+    LoadModels,
+    Plan,
+    Regroup,
+    Release,
+    Repartition,
+    UnloadModels,
+)
+
+
+def commands_for(plan: Plan, cluster: ClusterState) -> tuple[Command, ...]:
+    """Return what must be started so that the cluster becomes the plan; empty if it is, or is on its way.
+
+    Capacity comes first and is taken away last: GPUs are acquired, then repartitioned and loaded, then groups and
+    routes change, then services are unloaded and GPUs released.
+    """
+    wanted = {held.gpu: held.geometry for held in plan.gpus}
+    reason = plan.reason
+    acquire: list[Command] = [Acquire(g, geometry, reason) for g, geometry in wanted.items() if g not in cluster.held]
+    repartition: list[Command] = [
+        Repartition(g, geometry, reason)
+        for g, geometry in wanted.items()
+        if g in cluster.held and cluster.geometry.get(g) != geometry
+    ]
+    fresh = {c.gpu for c in (*acquire, *repartition) if isinstance(c, Acquire | Repartition)}
+    there = {s.instance.id: s for s in cluster.instances if s.instance.gpu not in fresh}
+    load: list[Command] = []
+    unload: list[Command] = []
+    for group in plan.sub_clusters:
+        for instance in group.instances:
+            has = _services(there.get(instance.id))
+            if missing := tuple(s for s in group.services if s not in has):
+                load.append(LoadModels(instance.id, missing, reason))
+            if surplus := tuple(sorted(has - set(group.services))):
+                unload.append(UnloadModels(instance.id, surplus, reason))
+    regroup: list[Command] = []
+    if cluster.sub_clusters != plan.sub_clusters or cluster.routes != plan.routes:
+        regroup.append(Regroup(plan.sub_clusters, plan.routes, reason))
+    release: list[Command] = [Release(g, reason) for g in cluster.held if g not in wanted]
+    return (*acquire, *repartition, *load, *regroup, *unload, *release)
+
+
+def _services(state: InstanceState | None) -> set[str]:
+    """Return what an instance holds or is about to hold."""
+    return {*state.loaded, *state.loading} if state is not None else set()

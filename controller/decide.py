@@ -1,0 +1,46 @@
+"""Decide: which of the appraised plans to have, by the objective's order, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from partita.model.plan import Appraisal, Objective
+
+
+def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objective) -> tuple[Appraisal, str]:
+    """Return the best plan and the reason; the standing plan unless another is clearly better.
+
+    First come attainment targets: a plan that meets them in rehearsal beats one that does not. Among plans that meet
+    them the cheapest wins, the cost of the change included, if it saves more than the objective's margin. Ties go to
+    fewer commands, then to the label.
+    """
+    allowed = [a for a in others if not a.rejected]
+    if not allowed:
+        refused = "; ".join(f"{a.label}: {a.rejected}" for a in others)
+        return standing, f"no candidate is allowed ({refused})" if refused else "no plugin asks for a change"
+    cheapest = min(allowed, key=_order)
+    if standing.shortfall > 0:
+        better = min((*allowed, standing), key=lambda a: (round(a.shortfall, 9), *_order(a)))
+        if better is standing or better.shortfall >= standing.shortfall:
+            return standing, f"{_misses(standing)}, and no candidate does better"
+        verb = "meets every target" if better.shortfall == 0 else f"misses less ({better.attainment:.2%} good)"
+        return better, f"the standing plan {_misses(standing)}; {better.label} {verb}"
+    meeting = [a for a in allowed if a.shortfall == 0]
+    if not meeting:
+        return standing, f"the standing plan meets every target in rehearsal; {cheapest.label} {_misses(cheapest)}"
+    best = min(meeting, key=_order)
+    saved = standing.cost - (best.cost + best.change_cost)
+    if saved > objective.margin * standing.cost:
+        return best, f"{best.label} meets every target in rehearsal and saves {saved:.3g} GPU-hours' price an epoch"
+    return (
+        standing,
+        f"the standing plan meets every target in rehearsal; {best.label} would save nothing ({saved:+.3g})",
+    )
+
+
+def _order(appraisal: Appraisal) -> tuple[float, int, str]:
+    return (round(appraisal.cost + appraisal.change_cost, 12), appraisal.commands, appraisal.label)
+
+
+def _misses(appraisal: Appraisal) -> str:
+    return f"misses {appraisal.worst_service}'s target in rehearsal ({appraisal.attainment:.2%} good in all)"

@@ -1,0 +1,324 @@
+"""The loop's pure middle: one observation in; a decision, its commands and the next state out.
+
+observe → forecast → propose → reconcile → constrain → rehearse → decide; what follows (journal, apply, verify) is in
+`turn`. There is no clock, no I/O and no hidden randomness here: replaying the observations gives the same decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.controller.appraise import Prices, appraise
+from partita.controller.commands import commands_for
+from partita.controller.decide import choose
+from partita.controller.history import History
+from partita.controller.reconcile import Candidate, Wishes, build, candidates
+from partita.errors import ForecastError
+from partita.forecasting.quantiles import LEVELS
+from partita.model.cluster import Batching, Gpu
+from partita.model.load import Forecast, Observation
+from partita.model.plan import (
+    Action,
+    Appraisal,
+    Budgets,
+    Command,
+    Decision,
+    Objective,
+    Opinion,
+    OptionValue,
+    Plan,
+    Proposal,
+    feasible,
+)
+from partita.model.service import Service
+from partita.plugins.host import HostState, PluginHost
+from partita.ports import Forecaster
+from partita.replay.rehearsal import Rehearsed, Rehearser, scale
+
+NEAR_HOOKS = ("propose_capacity", "propose_batching", "propose_shares")
+FAR_HOOKS = ("propose_geometry", "propose_placement")
+
+NEAR_STEPS_KEPT = 360
+FAR_STEPS_KEPT = 4096
+FAR_STEPS = 3
+"""Epochs that the far forecast looks ahead."""
+
+REHEARSED_LEVEL = 0.9
+"""Quantile of the near forecast that candidates are rehearsed at."""
+MOST_GROWTH = 4.0
+"""Largest factor by which a service's recent requests are multiplied for a rehearsal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How often the loop turns, how far it looks, and what it weighs."""
+
+    near_s: float = 10.0
+    epoch_s: float = 600.0
+    rehearse_s: float = 60.0
+    stale_s: float = 60.0
+    seed: int = 1
+    objective: Objective = field(default_factory=Objective)
+    budgets: Budgets = field(default_factory=Budgets)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What the loop carries from turn to turn."""
+
+    tick: int
+    standing: Plan
+    wishes: Wishes
+    near: History
+    far: History
+    epoch_at_s: float
+    host: HostState = field(default_factory=HostState)
+    far_forecast: Forecast | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """What one turn made: the decision, the forecasts it rests on, and the plan if it acts."""
+
+    decision: Decision
+    near: Forecast | None = None
+    far: Forecast | None = None
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loop:
+    """One controller's fixed parts: what it serves, on what, by whose policies, judged how."""
+
+    services: tuple[Service, ...]
+    inventory: tuple[Gpu, ...]
+    batching: Batching
+    host: PluginHost
+    policies: tuple[str, ...] | None
+    options: Mapping[str, Mapping[str, OptionValue]]
+    near: Forecaster
+    far: Forecaster
+    rehearser: Rehearser
+    prices: Prices
+    settings: Settings
+
+    def begin(self, start_s: float = 0.0) -> State:
+        """Return the first state: the cluster as given is the standing plan."""
+        names = tuple(s.name for s in self.services)
+        wishes = Wishes({g.id: g.geometry for g in self.inventory}, dict.fromkeys(names, self.batching))
+        gpus = len(self.inventory) if self.settings.budgets.max_gpus is None else self.settings.budgets.max_gpus
+        standing = build(gpus, wishes, self.services, self.inventory, [1.0] * len(names), "the cluster as given")
+        near_s, epoch_s = self.settings.near_s, self.settings.epoch_s
+        return State(
+            tick=0,
+            standing=standing,
+            wishes=wishes,
+            near=History.empty(names, start_s=start_s, step_s=near_s, keep=NEAR_STEPS_KEPT),
+            far=History.empty(names, start_s=start_s, step_s=epoch_s, keep=FAR_STEPS_KEPT),
+            epoch_at_s=start_s,
+        )
+
+    def step(self, state: State, observation: Observation) -> tuple[State, Turn, tuple[Command, ...]]:
+        """Take one turn."""
+        state = replace(
+            state,
+            tick=state.tick + 1,
+            near=state.near.extended(observation.load),
+            far=state.far.extended(observation.load),
+        )
+        if observation.now_s - observation.watermark_s > self.settings.stale_s:
+            behind = observation.now_s - observation.watermark_s
+            return self._hold(state, observation, f"the log is {behind:.0f} s behind: the last good plan stays")
+        try:
+            near, far = self._forecast(state, observation)
+        except ForecastError as problem:
+            return self._hold(state, observation, f"no forecast yet ({problem}): the plan stays as it is")
+        return self._plan(state, observation, near, far)
+
+    # The stages ---------------------------------------------------------------------------------------------------
+
+    def _forecast(self, state: State, observation: Observation) -> tuple[Forecast, Forecast]:
+        """Forecast until a change decided now would be in force; over the coming epochs once in each."""
+        settings = self.settings
+        reach_s = 2 * settings.near_s + self.prices.delays.model_load_s
+        near = self.near.forecast(state.near.steps, steps=max(2, ceil(reach_s / settings.near_s)), levels=LEVELS)
+        if state.far_forecast is not None and observation.watermark_s < state.epoch_at_s:
+            return near, state.far_forecast
+        try:
+            return near, self.far.forecast(state.far.steps, steps=FAR_STEPS, levels=LEVELS)
+        except ForecastError:
+            return near, replace(near, model=f"{near.model}, in place of a far forecast: too little history")
+
+    def _propose(
+        self, state: State, observation: Observation, near: Forecast, far: Forecast
+    ) -> tuple[State, list[tuple[str, Proposal]], list[Opinion]]:
+        """Ask the plugins: about near matters at every turn, about far ones once an epoch."""
+        hooks: tuple[str, ...] = NEAR_HOOKS
+        if observation.watermark_s >= state.epoch_at_s:
+            hooks = (*NEAR_HOOKS, *FAR_HOOKS)
+            state = replace(state, epoch_at_s=observation.watermark_s + self.settings.epoch_s, far_forecast=far)
+        proposals: list[tuple[str, Proposal]] = []
+        opinions: list[Opinion] = []
+        memory = state.host
+        for hook in hooks:
+            found, said, memory = self.host.propose(
+                hook,
+                tick=state.tick,
+                state=memory,
+                only=self.policies,
+                services=self.services,
+                inventory=self.inventory,
+                observation=observation,
+                near=near,
+                far=far,
+                standing=state.standing,
+                options=self.options,
+            )
+            proposals += found
+            opinions += said
+        return replace(state, host=memory, wishes=state.wishes.updated(proposals)), proposals, opinions
+
+    def _plan(
+        self, state: State, observation: Observation, near: Forecast, far: Forecast
+    ) -> tuple[State, Turn, tuple[Command, ...]]:
+        state, proposals, opinions = self._propose(state, observation, near, far)
+        rates = near.quantile(0.5).mean(axis=1)
+        found = candidates(proposals, state.wishes, self.services, self.inventory, rates.tolist(), state.standing)
+        standing = Candidate("standing", state.standing)
+        allowed, refused, state, faults = self._constrain(state, found, observation)
+        opinions += faults
+        firm = next((c for c in allowed if c.firm), None)
+        weighed = [firm] if firm else allowed
+        if weighed and not firm:
+            rehearsed = self._rehearse(state, [standing, *weighed], observation, near)
+        else:
+            rehearsed = [None] * (1 + len(weighed))
+        appraised = [
+            self._appraise(state, c, r, observation) for c, r in zip([standing, *weighed], rehearsed, strict=True)
+        ]
+        if firm:
+            chosen, reason = appraised[1], f"{firm.label}, as its policy's own rule wants: {firm.plan.reason}"
+        else:
+            chosen, reason = choose(appraised[0], [*appraised[1:], *refused], self.settings.objective)
+        if not found:
+            reason = _agreed(opinions)
+        commands = commands_for(chosen.plan, observation.cluster)
+        if chosen is appraised[0] and commands:
+            reason = f"{reason}; the cluster differs from the standing plan and is put right"
+        decision = Decision(
+            tick=state.tick,
+            at_s=observation.now_s,
+            action=Action.ACT if commands else Action.HOLD,
+            chosen=chosen.label,
+            reason=reason,
+            opinions=tuple(opinions),
+            candidates=(*appraised, *refused),
+            commands=commands,
+            objective=self.settings.objective,
+            offered_rps=float(observation.load.rate_rps().sum()),
+            forecast_rps=float(rates.sum()),
+            gpus_held=len(observation.cluster.held),
+            gpus_wanted=chosen.gpus,
+        )
+        turn = Turn(decision, near, far, chosen.plan if commands else None)
+        return replace(state, standing=chosen.plan), turn, commands
+
+    def _constrain(
+        self, state: State, found: Sequence[Candidate], observation: Observation
+    ) -> tuple[list[Candidate], list[Appraisal], State, list[Opinion]]:
+        """Keep the candidates that are feasible and that nobody vetoes; the others keep their reason."""
+        allowed, refused, faults, memory = [], [], list[Opinion](), state.host
+        for candidate in found:
+            problems = [v.message for v in feasible(candidate.plan, self.services, self.inventory, self._budgets())]
+            if not problems:
+                vetoes, said, memory = self.host.vetoes(
+                    tick=state.tick,
+                    state=memory,
+                    only=self.policies,
+                    candidate=candidate.plan,
+                    standing=state.standing,
+                    observation=observation,
+                    options=self.options,
+                )
+                faults += said
+                problems = [f"{name} vetoes: {why}" for name, why in vetoes]
+            if problems:
+                appraisal = self._appraise(state, candidate, None, observation)
+                refused.append(replace(appraisal, rejected="; ".join(problems)))
+            else:
+                allowed.append(candidate)
+        return allowed, refused, replace(state, host=memory), faults
+
+    def _budgets(self) -> Budgets:
+        return self.settings.budgets
+
+    def _rehearse(
+        self, state: State, plans: Sequence[Candidate], observation: Observation, near: Forecast
+    ) -> list[Rehearsed | None]:
+        """Replay the plans on the recent log at the forecast's upper rates; None where there is no log to replay."""
+        recent, (since_s, until_s) = observation.recent, observation.recent_span_s
+        if recent is None or not len(recent) or until_s <= since_s:
+            return [None] * len(plans)
+        measured = np.diff(recent.offsets) / (until_s - since_s)
+        factors: NDArray[np.float64] = np.where(
+            measured > 0, np.clip(near.peak(REHEARSED_LEVEL) / np.maximum(measured, 1e-9), 0.0, MOST_GROWTH), 0.0
+        )
+        span = (round(since_s * 1e9), round(until_s * 1e9))
+        rng = np.random.Generator(np.random.PCG64([self.settings.seed, state.tick]))
+        load = scale(recent, span, factors, rng)
+        return [self.rehearser.rehearse(c.plan, load, span[1]) for c in plans]
+
+    def _appraise(
+        self, state: State, candidate: Candidate, rehearsed: Rehearsed | None, observation: Observation
+    ) -> Appraisal:
+        """Price one candidate, its change counted from the standing plan."""
+        terms, _, _ = self.host.terms(
+            tick=state.tick,
+            state=state.host,
+            only=self.policies,
+            candidate=candidate.plan,
+            standing=state.standing,
+            observation=observation,
+            options=self.options,
+        )
+        change = () if candidate.plan is state.standing else commands_for(candidate.plan, observation.cluster)
+        return appraise(
+            candidate.label,
+            candidate.plan,
+            rehearsed,
+            change,
+            self.services,
+            self.settings.objective,
+            self.prices,
+            terms,
+        )
+
+    def _hold(self, state: State, observation: Observation, reason: str) -> tuple[State, Turn, tuple[Command, ...]]:
+        """Decide to change nothing, and say why."""
+        decision = Decision(
+            tick=state.tick,
+            at_s=observation.now_s,
+            action=Action.HOLD,
+            chosen="standing",
+            reason=reason,
+            opinions=(),
+            candidates=(),
+            commands=(),
+            objective=self.settings.objective,
+            offered_rps=float(observation.load.rate_rps().sum()),
+            forecast_rps=0.0,
+            gpus_held=len(observation.cluster.held),
+            gpus_wanted=len(state.standing.gpus),
+        )
+        return state, Turn(decision), ()
+
+
+def _agreed(opinions: Sequence[Opinion]) -> str:
+    """Say why nothing is to be done when every proposal is what stands already."""
+    said = [f"{o.plugin}: {o.reason}" for o in opinions if o.hook == "propose_capacity" and not o.fault]
+    return f"the standing plan is what is asked for ({'; '.join(said)})" if said else "no plugin asks for a change"

@@ -1,0 +1,224 @@
+"""One replayed run: a scenario's world, and the loop over it under one policy, or no controller at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.controller.appraise import Prices
+from partita.controller.config import Scenario
+from partita.controller.demand import Demand, read_demand
+from partita.controller.loop import Loop, Settings, Turn
+from partita.controller.turn import run as turn_until
+from partita.errors import ConfigError, Infeasible
+from partita.forecasting import FAR, NEAR
+from partita.model.plan import Action, Decision, OptionValue, Plan, feasible
+from partita.plugins.host import PluginHost
+from partita.ports import Discipline, Journal
+from partita.replay.cluster import Delays, SimulatedCluster
+from partita.replay.disciplines import DISCIPLINES
+from partita.replay.rehearsal import Rehearser
+from partita.replay.score import Score
+from partita.replay.world import ReplayClock, ReplayExecutor, ReplayLog, World
+from partita.traces.arrivals import ArrivalSource
+
+Progress = Callable[[float, float], None]
+"""Told the simulated seconds done, and their total."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """What one run gave.
+
+    `decisions` are those that acted, and those in which a plugin failed. `timeline` holds parallel arrays by interval:
+    t_s, offered_rps, good_rps, gpus_held and forecast_rps (NaN before the first forecast). `timing` is wall-clock.
+    """
+
+    policy: str | None
+    score: Score
+    decisions: tuple[Decision, ...]
+    timeline: Mapping[str, NDArray[np.float64]]
+    timing: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_scenario(
+    scenario: Scenario,
+    *,
+    policy: str | None,
+    seed: int,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
+    demand: Demand | None = None,
+) -> Run:
+    """Replay a scenario under one policy (None: the cluster as given) and score it.
+
+    `demand` saves reading the trace's summary again. Raises Infeasible if the cluster as given cannot serve it.
+    """
+    demand = demand or read_demand(scenario)
+    host = PluginHost.load()
+    if policy is not None:
+        host.require([policy])
+    disciplines = known_disciplines(host)
+    loop = _make_loop(scenario, demand, host, disciplines, policy, seed)
+    state = loop.begin()
+    _check(state.standing, loop)
+    with demand.open(seed) as source:
+        world = _make_world(scenario, demand, loop, source, disciplines, watched=policy is not None)
+        world.cluster.begin_with(state.standing)
+        span_s = source.span_ns / 1e9
+        record = _Record(progress, span_s)
+        if policy is None:
+            _pass_time(world, loop.settings.near_s, span_s, record)
+        else:
+            asyncio.run(_control(loop, world, span_s, journal, record))
+        score = world.finish()
+    return Run(policy, score, tuple(record.decisions), record.timeline(world))
+
+
+def known_disciplines(host: PluginHost) -> dict[str, Discipline]:
+    """Return the disciplines that plugins bring and the built-in ones, by name."""
+    brought, _ = host.brought("register_disciplines")
+    return {**{d.name: d for d in DISCIPLINES}, **cast(dict[str, Discipline], brought)}
+
+
+class _Record:
+    """Keeps what is to be shown of a run while it goes."""
+
+    def __init__(self, progress: Progress | None, span_s: float) -> None:
+        self._progress, self._span_s = progress, span_s
+        self._forecasts: list[tuple[float, float]] = []
+        self.decisions: list[Decision] = []
+
+    def watch(self, turn: Turn) -> None:
+        """Take note of one turn."""
+        decision = turn.decision
+        if turn.near is not None:
+            self._forecasts.append((decision.at_s, decision.forecast_rps))
+        if decision.action is Action.ACT or any(o.fault for o in decision.opinions):
+            self.decisions.append(decision)
+        self.reached(decision.at_s)
+
+    def reached(self, at_s: float) -> None:
+        """Tell whoever watches how far the run is."""
+        if self._progress is not None:
+            self._progress(at_s, self._span_s)
+
+    def timeline(self, world: World) -> dict[str, NDArray[np.float64]]:
+        """Return the world's timeline with the forecasts beside it."""
+        columns: dict[str, NDArray[np.float64]] = world.timeline.columns()
+        forecast = np.full(len(columns["t_s"]), np.nan)
+        at = {round(t, 6): n for n, t in enumerate(columns["t_s"].tolist())}
+        for when, rate in self._forecasts:
+            if round(when, 6) in at:
+                forecast[at[round(when, 6)]] = rate
+        return {**columns, "forecast_rps": forecast}
+
+
+def _pass_time(world: World, step_s: float, span_s: float, record: _Record) -> None:
+    at_s = 0.0
+    while at_s < span_s:
+        at_s = min(span_s, at_s + step_s)
+        world.advance(round(at_s * 1e9))
+        record.reached(at_s)
+
+
+async def _control(loop: Loop, world: World, span_s: float, journal: Journal | None, record: _Record) -> None:
+    try:
+        await turn_until(
+            loop,
+            loop.begin(),
+            log=ReplayLog(world),
+            executor=ReplayExecutor(world),
+            clock=ReplayClock(world),
+            until_s=span_s,
+            journal=journal,
+            watch=record.watch,
+        )
+    finally:
+        if journal is not None:
+            await journal.close()
+
+
+def _make_loop(
+    scenario: Scenario,
+    demand: Demand,
+    host: PluginHost,
+    disciplines: Mapping[str, Discipline],
+    policy: str | None,
+    seed: int,
+) -> Loop:
+    control = scenario.control
+    batching = scenario.discipline.batching()
+    if batching.discipline not in disciplines:
+        known = ", ".join(disciplines)
+        raise ConfigError(f"no discipline is named {batching.discipline!r}; there are: {known}", key="discipline.name")
+    inventory = scenario.inventory()
+    settings = Settings(
+        near_s=control.near_s,
+        epoch_s=control.epoch_s,
+        rehearse_s=control.rehearse_s,
+        stale_s=max(60.0, 3 * control.near_s) + scenario.overhead.log_delay_s,
+        seed=seed,
+        objective=control.objective(),
+        budgets=control.budgets(),
+    )
+    return Loop(
+        services=demand.services,
+        inventory=inventory,
+        batching=batching,
+        host=host,
+        policies=None if policy is None else (policy,),
+        options=_options(scenario, demand, policy),
+        near=NEAR,
+        far=FAR,
+        rehearser=Rehearser(demand.services, scenario.overheads(), disciplines),
+        prices=Prices(_delays(scenario), inventory),
+        settings=settings,
+    )
+
+
+def _make_world(
+    scenario: Scenario,
+    demand: Demand,
+    loop: Loop,
+    source: ArrivalSource,
+    disciplines: Mapping[str, Discipline],
+    *,
+    watched: bool,
+) -> World:
+    remember_s = loop.settings.rehearse_s + loop.settings.near_s + scenario.overhead.log_delay_s + 1.0
+    return World(
+        demand.services,
+        source,
+        SimulatedCluster(loop.inventory, _delays(scenario)),
+        disciplines,
+        scenario.overheads(),
+        counted_s=(demand.counted_from_s, source.span_ns / 1e9),
+        log_delay_s=scenario.overhead.log_delay_s,
+        remember_s=remember_s if watched else 0.0,
+    )
+
+
+def _delays(scenario: Scenario) -> Delays:
+    return Delays(scenario.overhead.model_load_s, scenario.overhead.repartition_s)
+
+
+def _options(scenario: Scenario, demand: Demand, policy: str | None) -> dict[str, dict[str, OptionValue]]:
+    """Return the options of the policy; `static` is told the highest minute of the load, known in advance."""
+    options: dict[str, Any] = {name: dict(given) for name, given in scenario.policy_options().items()}
+    if policy == "static" and not any(key.startswith("peak_rps.") for key in options.get("static", {})):
+        peaks = {f"peak_rps.{name}": rate for name, rate in demand.peak_rps.items()}
+        options["static"] = {**options.get("static", {}), **peaks}
+    return options
+
+
+def _check(plan: Plan, loop: Loop) -> None:
+    problems = tuple(v.message for v in feasible(plan, loop.services, loop.inventory, loop.settings.budgets))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise Infeasible(f"the cluster as given cannot serve the scenario: {problems[0]}{more}", short=problems)

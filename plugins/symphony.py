@@ -1,0 +1,92 @@
+"""Deferred batching on as few GPUs as carry the load, after the abstracts and the public scheduler of Symphony.
+
+Source: arXiv 2308.07470 and github.com/abcdabcd987/nexuslb. Its autoscaling rule is not public; this one is ours. It sizes the cluster for an upper quantile of
+the near forecast by the staggered rule, keeps a reserve that it learns from what is missed, and lets rehearsal say
+whether fewer GPUs would do. Deferred batching with the lowest-numbered free GPU first fills GPUs from number 0 up, so
+the last ones are idle when they are not needed.
+
+Options: ``quantile`` (0.95) of the near forecast; ``utilisation`` (0.9) that the staggered need may fill; ``reserve``
+(0) GPUs on top; ``stabilisation_s`` (60) for which fewer GPUs must have been enough before any is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from partita.errors import ConfigError
+from partita.hookspecs import hookimpl
+from partita.model.cluster import Gpu
+from partita.model.load import Forecast, Observation
+from partita.model.plan import Capacity, OptionValue, Plan, Proposal
+from partita.model.service import Service
+from partita.plugins.sizing import gpus_busy, slicing, whole_gpus
+
+LEAST_SAMPLE = 200
+"""Requests below which a measured attainment says nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator may set."""
+
+    quantile: float = 0.95
+    utilisation: float = 0.9
+    reserve: float = 0.0
+    stabilisation_s: float = 60.0
+
+    @classmethod
+    def read(cls, options: Mapping[str, OptionValue]) -> Settings:
+        """Read the options; ConfigError for one that is unknown or no number."""
+        for key, value in options.items():
+            if key not in cls.__dataclass_fields__:
+                raise ConfigError(f"there is no such option; there are: {', '.join(cls.__dataclass_fields__)}", key=key)
+            if isinstance(value, (bool, str)) or value < 0:
+                raise ConfigError(f"{value!r} is not a number of at least 0", key=key, value=value)
+        return cls(**{key: float(value) for key, value in options.items()})
+
+
+@hookimpl
+def propose_capacity(
+    services: Sequence[Service],
+    inventory: Sequence[Gpu],
+    observation: Observation,
+    near: Forecast,
+    standing: Plan,
+    options: Mapping[str, OptionValue],
+    memory: Any,
+) -> Proposal:
+    """Hold what an upper quantile of the near forecast needs; give back only what was not needed for a while."""
+    settings = Settings.read(options)
+    past = memory or {"wanted": [], "headroom": 1.0}
+    held = max(1, len(standing.gpus))
+    headroom = _learned(float(past["headroom"]), services, observation)
+    rates = near.peak(settings.quantile)
+    busy = gpus_busy(services, rates.tolist(), slicing(standing))
+    needed = whole_gpus(busy / settings.utilisation * headroom + settings.reserve)
+    since = observation.now_s - settings.stabilisation_s
+    wanted = [[at, gpus] for at, gpus in past["wanted"] if at > since] + [[observation.now_s, needed]]
+    floor = max(int(gpus) for _, gpus in wanted)
+    gpus = needed if needed >= held else min(held, floor)
+    seen = f"{float(rates.sum()):,.1f} requests/s at the {settings.quantile:.0%} quantile keep {busy:.2f} GPUs busy"
+    why = f"{seen}; with headroom {headroom:.2f} that is {needed}"
+    if gpus > needed:
+        why += f", and {gpus} were needed in the last {settings.stabilisation_s:.0f} s"
+    alternatives = tuple(n for n in (gpus + 1,) if gpus > held and n <= len(inventory))
+    kept = {"wanted": wanted, "headroom": headroom}
+    return Proposal(Capacity(max(1, min(gpus, len(inventory))), alternatives), why, kept)
+
+
+def _learned(headroom: float, services: Sequence[Service], observation: Observation) -> float:
+    """Return the headroom after what was missed since the last turn: up fast on a miss, down slowly without."""
+    offered = sum(o.offered for o in observation.outcomes.values())
+    if offered < LEAST_SAMPLE:
+        return headroom
+    good = sum(o.good for o in observation.outcomes.values())
+    target = sum(
+        s.attainment * observation.outcomes[s.name].offered for s in services if s.name in observation.outcomes
+    )
+    if good < target:
+        return min(3.0, headroom * (1.0 + 2.0 * min(0.1, (target - good) / offered)))
+    return max(1.0, headroom * 0.999)
