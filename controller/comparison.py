@@ -8,6 +8,7 @@ from dataclasses import replace
 from time import monotonic
 
 from partita.controller.config import Scenario
+from partita.controller.demand import Demand
 from partita.controller.run import Run, run_scenario
 from partita.plots import Course, Mark
 from partita.ports import Journal
@@ -21,6 +22,7 @@ def compare(
     *,
     seed: int,
     watch: Callable[[str], Progress],
+    demand: Demand,
     journal: Callable[[str], Journal] | None = None,
 ) -> list[Run]:
     """Run the scenario under each policy, or once without any, and time it; every run sees the same requests."""
@@ -29,7 +31,12 @@ def compare(
         name = policy or "fixed"
         begun = monotonic()
         run = run_scenario(
-            scenario, policy=policy, seed=seed, progress=watch(name), journal=journal(name) if journal else None
+            scenario,
+            policy=policy,
+            seed=seed,
+            demand=demand,
+            progress=watch(name),
+            journal=journal(name) if journal else None,
         )
         runs.append(replace(run, timing={**run.timing, **_timing(monotonic() - begun, run.score.offered)}))
     return runs

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from partita.controller.ahead import Ahead
 from partita.controller.config import Scenario
@@ -30,13 +30,14 @@ class Demand:
     """What is served and when it is asked for.
 
     `open` starts the arrivals from their beginning, drawn with a seed; its services are those of `services`, in order.
-    Only what arrives from `counted_from_s` on is scored. `summary` says what a trace holds, None for a law.
+    Only what arrives from `counted_from_s` on is scored.
     """
 
     services: tuple[Service, ...]
     open: Callable[[int], AbstractContextManager[ArrivalSource]]
     counted_from_s: float = 0.0
-    summary: TraceSummary | None = None
+    peak_rps: Mapping[str, float] = field(default_factory=dict)
+    """Highest rate of each service over a minute of the trace, as it is played; of a law its rate."""
 
 
 def read_demand(scenario: Scenario, *, dsn: str | None = None) -> Demand:
@@ -54,9 +55,7 @@ def read_demand(scenario: Scenario, *, dsn: str | None = None) -> Demand:
     if dsn is None:
         raise ConfigError("is in the database, and none is at hand", key="load.log")
     record = asyncio.run(choose_import(dsn, load.log.import_))
-    width = next((bin_s for _, bin_s in exported_blocks(dsn, record)), None)
-    info = TraceInfo(record.format, record.kind, width)
-    return _from_blocks(scenario, load.log, info, lambda: _exported(dsn, record), f"import {record.id}")
+    return _from_blocks(scenario, load.log, _info(dsn, record), lambda: _exported(dsn, record), f"import {record.id}")
 
 
 def _from_law(scenario: Scenario) -> Demand:
@@ -72,7 +71,8 @@ def _from_law(scenario: Scenario) -> Demand:
             ProcessArrivals(names, rates, process=law.process, shape=law.shape, span_s=span_s, seed=seed)
         )
 
-    return Demand(services, start, law.warmup_s)
+    peaks = {service.name: rate for service, rate in zip(services, rates, strict=True)}
+    return Demand(services, start, law.warmup_s, peaks)
 
 
 def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: OpenBlocks, name: str) -> Demand:
@@ -101,7 +101,22 @@ def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: Op
                 seed=seed,
             )
 
-    return Demand(scenario.services(mapping.services), start, summary=summary)
+    peaks = dict(zip(summary.services, (summary.peak_minute_rps * window.speed).tolist(), strict=True))
+    return Demand(scenario.services(mapping.services), start, peak_rps=peaks)
+
+
+def summarise_import(dsn: str, record: ImportRecord) -> TraceSummary:
+    """Count what an import holds, by the trace's own services."""
+    with _exported(dsn, record) as stream:
+        summary = summarise_blocks(stream, _info(dsn, record), ServiceMap())
+    if summary is None:
+        raise TraceError("holds no requests", file=record.file)
+    return summary
+
+
+def _info(dsn: str, record: ImportRecord) -> TraceInfo:
+    width = next((bin_s for _, bin_s in exported_blocks(dsn, record)), None) if record.kind == "counts" else None
+    return TraceInfo(record.format, record.kind, width)
 
 
 @contextmanager

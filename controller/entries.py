@@ -209,7 +209,7 @@ class Window(Entry):
     speed: Positive = Field(1.0, description="2 plays the trace twice as fast, at twice the rate")
 
     def span_ns(self, first_ns: int) -> tuple[int | None, int | None]:
-        """Return where the part to replay of a trace that begins at `first_ns` starts and ends (None: where the trace does)."""
+        """Return the part to replay of a trace that begins at `first_ns`, as unix time; None at an end left open."""
         from partita.traces.times import parse_instant
 
         return (

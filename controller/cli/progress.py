@@ -15,21 +15,28 @@ Report = Callable[[float, float], None]
 
 
 class _Speed(ProgressColumn):
-    """How many times faster than the clock simulated time goes."""
+    """How fast it goes, in a unit."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} × real time" if task.speed else "", style="dim")
+        return Text(f"{task.speed:,.0f} {self._unit}" if task.speed else "", style="dim")
 
 
 @contextmanager
-def watching(*, quiet: bool) -> Iterator[Callable[[str], Report]]:
-    """Yield a function that starts a bar with a name and returns what to tell its progress to."""
+def watching(*, quiet: bool, unit: str = "× real time") -> Iterator[Callable[[str], Report]]:
+    """Yield a function that starts a bar with a name and returns what to tell its progress to.
+
+    Its speed is shown in `unit`; a total of 0 means that nobody knows.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f} %"),
-        _Speed(),
+        _Speed(unit),
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
     )
@@ -41,9 +48,9 @@ def watching(*, quiet: bool) -> Iterator[Callable[[str], Report]]:
 
             def report(done: float, total: float) -> None:
                 nonlocal drawn
-                if done >= total or monotonic() - drawn > 0.1:
+                if done >= total > 0 or monotonic() - drawn > 0.1:
                     drawn = monotonic()
-                    bars.update(task, completed=done, total=total)
+                    bars.update(task, completed=done, total=total or None)
 
             return report
 

@@ -78,11 +78,14 @@ def replay(
 
     from partita.controller.cli.progress import watching
     from partita.controller.comparison import compare, course
+    from partita.controller.demand import read_demand
 
     with ExitStack() as stack:
-        journals = _journals(wanted, stack.enter_context(database.serve())) if journal else None
+        dsn = stack.enter_context(database.serve()) if journal or wanted.demand.log else None
+        journals = _journals(wanted, dsn) if journal and dsn else None
+        demand = read_demand(wanted, dsn=dsn)
         watch = stack.enter_context(watching(quiet=quiet))
-        runs = compare(wanted, names, seed=wanted.seed, watch=watch, journal=journals)
+        runs = compare(wanted, names, seed=wanted.seed, demand=demand, watch=watch, journal=journals)
     result = result_document(wanted, runs, seed=wanted.seed)
     if json_file == "-":
         click.echo(result_text(result), nl=False)

@@ -1,0 +1,127 @@
+"""`partita demo`: the whole loop, once, on a trace of the user's or a made-up one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from partita.controller.cli.options import Database, database_options
+
+if TYPE_CHECKING:
+    from partita.controller.config import Scenario
+    from partita.controller.run import Run
+    from partita.store.imports import ImportRecord
+
+    Result = tuple[Scenario, list[Run]]
+
+POLICIES = ("static", "reactive", "symphony")
+
+
+@click.command()
+@click.option(
+    "--trace",
+    "trace_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Trace to play instead of a made-up one.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    default=Path("demo-report.html"),
+    show_default=True,
+    metavar="FILE.html",
+    help="Where the report is written.",
+)
+@click.option(
+    "--policy", "policies", multiple=True, default=POLICIES, show_default=True, metavar="NAME", help="Policy to play."
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors; the report is still written.")
+@database_options
+def demo(trace_file: Path | None, report: Path, policies: tuple[str, ...], quiet: bool, database: Database) -> None:
+    """Play a trace through the whole loop under each policy, print the scores and write a report.
+
+    The trace is brought into the database first (an embedded PostgreSQL is started and stopped unless --dsn names one)
+    and replayed from there; every decision is journaled. Without --trace, a day of six services is made up. What serves
+    the requests is made up in any case: models whose times are sized so that about ten GPUs are busy at the peak.
+
+    \b
+    Examples:
+      partita demo
+      partita demo --trace azure_conv.csv.gz --report azure.html
+      partita demo --policy static --policy symphony
+    """
+    from partita.controller.results import check_writable
+    from partita.plugins.host import PluginHost
+
+    PluginHost.load().require(policies)
+    check_writable(report, "--report")
+    say: Callable[[str], None] = (lambda _: None) if quiet else click.echo
+    with database.serve() as dsn:
+        record = _import(dsn, trace_file, quiet, say)
+        scenario, runs = _play(dsn, record, policies, quiet, say)
+    _show(scenario, runs, report, title=trace_file.name if trace_file else "A made-up day", quiet=quiet)
+    say(f"The report is in {report}; a browser shows it, and it needs no network.")
+    say("Next: `partita explain` says why the last decision acted, `partita explain --list` lists all that did,")
+    say("and `partita replay --help` plays scenarios of your own (docs/scenario.md).")
+
+
+def _import(dsn: str, trace_file: Path | None, quiet: bool, say: Callable[[str], None]) -> ImportRecord:
+    from partita.controller.cli.progress import watching
+
+    with watching(quiet=quiet, unit="rows/s") as watch:
+        if trace_file is None:
+            from partita.controller.demonstration import describe_law, import_made_up
+
+            say(f"Made up: {describe_law()}.")
+            record, added = asyncio.run(import_made_up(dsn, watch("import")))
+        else:
+            from partita.controller.tracefiles import choose_reader, import_trace
+
+            report = watch("import")
+            found = asyncio.run(
+                import_trace(dsn, trace_file, choose_reader(trace_file), watch=lambda rows: report(rows, 0))
+            )
+            record, added = found.record, found.added
+    state = "imported" if added else "already in the database"
+    say(f"{record.requests:,} requests, {state} (import {record.id}).")
+    return record
+
+
+def _play(dsn: str, record: ImportRecord, policies: tuple[str, ...], quiet: bool, say: Callable[[str], None]) -> Result:
+    from partita.controller.cli.progress import watching
+    from partita.controller.comparison import compare
+    from partita.controller.demand import read_demand, summarise_import
+    from partita.controller.demonstration import make_scenario
+    from partita.controller.journaling import ReplayJournal
+
+    scenario = make_scenario(record.id, summarise_import(dsn, record), policies=policies)
+    demand = read_demand(scenario, dsn=dsn)
+    services, gpus = len(demand.services), scenario.cluster[0]
+    say(f"Played on up to {gpus.count} × {gpus.gpu} with {services} made-up models.")
+    with watching(quiet=quiet) as watch:
+        runs = compare(
+            scenario,
+            policies,
+            seed=scenario.seed,
+            watch=watch,
+            demand=demand,
+            journal=lambda policy: ReplayJournal(dsn, policy=policy, scenario=scenario),
+        )
+    return scenario, runs
+
+
+def _show(scenario: Scenario, runs: list[Run], report: Path, *, title: str, quiet: bool) -> None:
+    from partita.controller.cli.printing import print_scores
+    from partita.controller.comparison import course
+    from partita.controller.report import write_report
+    from partita.controller.results import result_document
+
+    result = result_document(scenario, runs, seed=scenario.seed)
+    write_report(report, result, dict(zip(result["scores"], map(course, runs), strict=True)), title=title)
+    if not quiet:
+        print_scores(result["scores"])
