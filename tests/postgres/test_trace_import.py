@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import gzip
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -214,49 +215,36 @@ ROWS = 120_000
 KILL_POINTS = sorted(np.random.default_rng(20).integers(1, ROWS, 10).tolist())
 
 
-@pytest.fixture(scope="module")
-def requests_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("killed") / "requests.csv"
+EMPTY = "TRUNCATE request_log, request_rollup, trace_import, watermark"
+OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+
+
+def test_killed_anywhere_and_imported_again_is_as_undisturbed(pg_dsn: str, tmp_path: Path) -> None:
+    path = tmp_path / "requests.csv"
     rng = np.random.default_rng(1)
     at, size = np.cumsum(rng.exponential(0.5, ROWS)), rng.integers(1, 2000, ROWS)
     rows = (f"{t:.6f},service {n % 7},{n},\n" for t, n in zip(at, size, strict=True))
     path.write_text("ts,service,size,output_size\n" + "".join(rows))
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(pg_server: str, requests_csv: Path) -> str:
-    """What the database holds after an import that nobody disturbed."""
-    content: str
-    name = "undisturbed"
-    template = pg_server.replace("/partita?", "/postgres?")
-    ask(template, f"CREATE DATABASE {name} TEMPLATE partita")
-    dsn = pg_server.replace("/partita?", f"/{name}?")
-    bring(dsn, requests_csv)
-    content = ask(dsn, CONTENT)
-    ask(template, f"DROP DATABASE {name} WITH (FORCE)")
-    return content
-
-
-@pytest.mark.parametrize("target", KILL_POINTS)
-def test_killed_anywhere_and_imported_again_is_as_undisturbed(
-    pg_dsn: str, requests_csv: Path, undisturbed: str, target: int
-) -> None:
-    command = [sys.executable, "-c", KILLED, pg_dsn, str(requests_csv), str(target)]
-    client = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert client.returncode == -9, client.stderr
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    while ask(pg_dsn, f"{others} AND backend_type = 'client backend'"):
-        pass
-    assert ask(pg_dsn, "SELECT count(*) FROM request_log") == 0
-    assert bring(pg_dsn, requests_csv).added
-    assert ask(pg_dsn, CONTENT) == undisturbed
-    assert not bring(pg_dsn, requests_csv).added
+    bring(pg_dsn, path)
+    undisturbed = ask(pg_dsn, CONTENT)
+    for target in KILL_POINTS:
+        ask(pg_dsn, EMPTY)
+        command = [sys.executable, "-c", KILLED, pg_dsn, str(path), str(target)]
+        client = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert client.returncode == -9, client.stderr
+        while ask(pg_dsn, OTHERS):
+            """The server takes a moment to notice."""
+        assert ask(pg_dsn, "SELECT count(*) FROM request_log") == 0
+        assert ask(pg_dsn, CONTENT) != undisturbed
+        assert bring(pg_dsn, path).added
+        assert ask(pg_dsn, CONTENT) == undisturbed, f"killed after {target} rows"
+        assert not bring(pg_dsn, path).added
 
 
 def reference(name: str) -> Path:
-    import os
-
     folder = os.environ.get(REFERENCE)
     if not folder:
         pytest.skip(f"{REFERENCE} is not set")
