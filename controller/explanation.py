@@ -21,7 +21,11 @@ def list_decisions(decisions: Sequence[Record]) -> Iterator[str]:
     """Yield one line a decision."""
     for d in decisions:
         gpus = f"{d['gpus_held']} → {d['gpus_wanted']}" if d["gpus_held"] != d["gpus_wanted"] else f"{d['gpus_held']}"
-        yield f"{d['tick']:>7}  {_at(d['at_s']):>12}  {d['action']:<4}  {gpus:>9} GPUs  {d['chosen']}: {d['reason']}"
+        yield f"{d['tick']:>7}  {_at(d['at_s']):>12}  {d['action']:<4}  {gpus:>9} GPUs  {_because(d)}"
+
+
+def _because(d: Record) -> str:
+    return str(d["reason"]) if d["reason"].startswith(d["chosen"]) else f"{d['chosen']}: {d['reason']}"
 
 
 def default_decision(decisions: Sequence[Record]) -> Record | None:
@@ -62,8 +66,11 @@ def _opinion(opinion: Record) -> str:
 def _candidate(c: Record) -> str:
     if c["rejected"]:
         return f"{c['label']}: refused, {c['rejected']}"
-    text = f"{c['label']}: {_gpus(c['gpus'])}, {c['attainment'] * 100:.2f} % in time"
-    text += f" (± {c['attainment_error'] * 100:.2f}; worst {c['worst_service']}), costs {c['cost']:.3f}"
+    size = _gpus(c["gpus"])
+    size = "" if size in c["label"] else f"{size}, "
+    worst = f"; worst {c['worst_service']}" if c["worst_service"] else ""
+    text = f"{c['label']}: {size}{c['attainment'] * 100:.2f} % in time"
+    text += f" (± {c['attainment_error'] * 100:.2f}{worst}), costs {c['cost']:.3f}"
     if c["change_cost"] or c["commands"]:
         text += f" + {c['change_cost']:.3f} for the change in {c['commands']} commands"
     terms = ", ".join(f"{name} {value:+.3f}" for name, value in sorted(c["terms"].items()))

@@ -63,18 +63,18 @@ def report_text(result: Mapping[str, Any], courses: Mapping[str, Course], *, tit
 
 def _page(result: Mapping[str, Any], courses: Mapping[str, Course], title: str) -> Iterator[str]:
     scores = result["scores"]
+    targets = _targets(scores, result["scenario"])
     yield f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · Partita</title>'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{STYLE}</style>'
     yield f"<script>{get_plotlyjs()}</script></head><body><main>"
-    yield f'<h1>{escape(title)}</h1><p class="lead">{escape(verdict(scores, _highest_target(result["scenario"])))}</p>'
+    yield f'<h1>{escape(title)}</h1><p class="lead">{escape(verdict(scores, targets))}</p>'
     yield f'<p class="soft">{escape(_describe(result))}</p>'
     yield f'<h2>Scores</h2><div class="card scroll">{_score_table(scores)}</div>{_notes(scores)}'
     yield "<h2>Load, GPUs and answers over time</h2>"
     yield '<p class="soft">Dotted: the forecast. Points: decisions that changed the plan; hover for the reason.</p>'
     yield _figure(course_figure(courses), "course")
     yield "<h2>Attainment by service</h2>"
-    targets = _targets(scores, result["scenario"])
     yield _figure(
         attainment_figure({p: _known(r["attainment_by_service"]) for p, r in scores.items()}, targets), "services"
     )
@@ -128,10 +128,6 @@ def _dot(number: int) -> str:
 
 def _known(shares: Mapping[str, float | str]) -> dict[str, float]:
     return {service: share for service, share in shares.items() if isinstance(share, float)}
-
-
-def _highest_target(scenario: Mapping[str, Any]) -> float:
-    return max(float(entry["attainment"]) for entry in scenario["services"])
 
 
 def _targets(scores: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[str, float]:

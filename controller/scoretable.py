@@ -71,15 +71,25 @@ def cells(scores: Mapping[str, Record]) -> list[tuple[str, list[str]]]:
     return [(name, [column.write(record, first) for column in COLUMNS]) for name, record in scores.items()]
 
 
-def verdict(scores: Mapping[str, Record], target: float) -> str:
-    """Sum the table up in one sentence: the cheapest run that attains `target`, or the one that comes closest."""
+def verdict(scores: Mapping[str, Record], targets: Mapping[str, float]) -> str:
+    """Sum the table up in one sentence: the cheapest run in which every service attains its target, or the best."""
     first_name, first = next(iter(scores.items()))
-    reached = {name: r["attainment"] if isinstance(r["attainment"], float) else 0.0 for name, r in scores.items()}
-    met = [name for name in scores if reached[name] >= target]
-    name = min(met, key=lambda n: float(scores[n]["gpu_hours"])) if met else max(scores, key=reached.__getitem__)
+    met = [name for name, record in scores.items() if _meets(record, targets)]
+    name = (
+        min(met, key=lambda n: float(scores[n]["gpu_hours"])) if met else max(scores, key=lambda n: _reached(scores[n]))
+    )
     best = scores[name]
     text = f"{name} answered {_share(best['attainment'])} of the requests within their SLO"
     if name == first_name or not first["gpu_hours"]:
         return f"{text}, with {best['gpu_hours']:,.2f} GPU-hours."
     times = best["gpu_hours"] / first["gpu_hours"]
     return f"{text}, with {times:.2f} × the GPU-hours of {first_name} ({_share(first['attainment'])})."
+
+
+def _meets(record: Record, targets: Mapping[str, float]) -> bool:
+    reached = record["attainment_by_service"]
+    return all(isinstance(reached[s], float | int) and reached[s] >= targets.get(s, 0.0) for s in reached)
+
+
+def _reached(record: Record) -> float:
+    return float(record["attainment"]) if isinstance(record["attainment"], float | int) else 0.0

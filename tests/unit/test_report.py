@@ -149,18 +149,20 @@ def test_long_series_are_thinned(keep: str, expected: list[float]) -> None:
     assert thin(np.empty(0), 3, keep=keep).tolist() == []
 
 
-def test_the_verdict_prefers_the_cheapest_that_meets_the_target() -> None:
+def test_the_verdict_prefers_the_cheapest_that_meets_every_target() -> None:
+    good = {"a": 0.992, "b": 0.981}
     scores = {
-        "static": record(gpu_hours=10.0, attainment=0.999),
-        "cheap": record(gpu_hours=4.0, attainment=0.95),
-        "good": record(gpu_hours=6.0, attainment=0.991),
+        "static": record(gpu_hours=10.0, attainment=0.999, attainment_by_service={"a": 1.0, "b": 0.998}),
+        # More of all requests than "good", but one service is left behind.
+        "cheap": record(gpu_hours=4.0, attainment=0.995, attainment_by_service={"a": 0.999, "b": 0.97}),
+        "good": record(gpu_hours=6.0, attainment=0.991, attainment_by_service=good),
     }
-    assert verdict(scores, 0.99) == (
+    assert verdict(scores, {"a": 0.99, "b": 0.98}) == (
         "good answered 99.10 % of the requests within their SLO, with 0.60 × the GPU-hours of static (99.90 %)."
     )
-    assert verdict(scores, 0.9999).startswith("static answered 99.90 %")
+    assert verdict(scores, {"a": 1.0, "b": 1.0}).startswith("static answered 99.90 %")
     assert (
-        verdict({"fixed": record()}, 0.99)
+        verdict({"fixed": record()}, {})
         == "fixed answered 99.00 % of the requests within their SLO, with 0.05 GPU-hours."
     )
 
