@@ -177,6 +177,7 @@ def test_timestamps_out_of_order_over_blocks(tmp_path: Path, monkeypatch: pytest
         ("m,n\n0,1\n60,1\n\n120,1\n", 4, None, "0 fields, not 2"),
         ("1\n2\nx\n", 3, "count", "'x' is not a number"),
         ("m,n,n\n0,1,1\n60,1,1\n", 1, None, "two columns have the same name"),
+        ("m,n\n2000-01-01,1\n2000-01-02,1\n2300-01-01,1\n", 4, "m", "'2300-01-01' is not a time"),
         ("m,n\n0,1\n60,1\n1700000000000,1\n", 4, "m", "'1700000000000' is not a time"),
     ],
 )

@@ -34,6 +34,9 @@ def _first(one: pl.Series, other: pl.Series) -> pl.Series:
 
 
 def _iso_ns(texts: pl.Series) -> pl.Series:
+    # Nanoseconds in 64 bits reach from 1678 to 2262; polars would wrap around in silence.
+    year = texts.str.slice(0, 4).cast(pl.Int32, strict=False)
+    texts = pl.select(pl.when(year.is_between(1700, 2261)).then(texts)).to_series()
     texts = texts.str.replace(r"^(\d{4}-\d{2}-\d{2})[Tt]", "$1 ")
     short = ~texts.str.contains(r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}")
     if short.any():
