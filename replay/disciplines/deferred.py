@@ -61,7 +61,7 @@ class Deferred:
         account, log = blank_account(requests)
         columns, first = state.columns, requests.offsets[:-1]
         columns[:, kernel.SPLIT] += first - columns[:, kernel.HEAD]
-        columns[:, kernel.TAIL] = first + np.diff(state.waiting.offsets)
+        columns[:, kernel.TAIL] += first - columns[:, kernel.HEAD]
         columns[:, kernel.HEAD] = first
         columns[:, kernel.END] = requests.offsets[1:]
         columns[:, kernel.SLO] = pool.slo_ns

@@ -16,6 +16,9 @@ Arrivals at a service that is not pending touch nothing but its own queue. They 
 send time, and only sends, arrivals at pending services and freed instances pass through the event queue. The finish
 time of a batch rises with its size, so the largest that meets a deadline is found from the last one in a step or two.
 
+What fell due before an advance began, because the pool did not serve the service then, is made up for when it begins,
+in the order in which it fell due; requests that arrived meanwhile are metered at their own instants.
+
 All state of a service is one row of int64, so that a step touches one or two cache lines.
 """
 
@@ -341,11 +344,12 @@ def _serve(w: Work, queue: Queue, r: Rules, since: int, until: int, log: Batches
         waiting_before = count
         chosen, g = -1, -1
         if events[1] <= look_at:
-            now = events[1]
+            due = events[1]
+            now = max(since, due)
             s = active[smallest(events)]
             if w.state[s, STATUS] == PENDING:
                 count = _forget(s, pending, count)
-                if w.state[s, TAIL] < w.state[s, END] and w.ns[w.state[s, TAIL]] <= now:
+                if w.state[s, TAIL] < w.state[s, END] and w.ns[w.state[s, TAIL]] <= due:
                     _arrive(s, w, r)
                 else:
                     _form(s, now, w, r)

@@ -1,0 +1,289 @@
+"""Disciplines over random pools and loads: kernel against plain twin, and the invariants of a simulation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from oracles.deferred_twin import DeferredTwin
+from oracles.timeout_twin import TimeoutTwin
+
+from partita.model.load import Arrivals
+from partita.model.service import LatencyCurve
+from partita.ports import Discipline, Pool, Served
+from partita.replay.disciplines import Deferred, Eager, Timeout
+
+MS = 1_000_000
+JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") != "1"
+EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "150"))
+TWINS: dict[str, tuple[Discipline, Discipline]] = {
+    "deferred": (Deferred(), DeferredTwin()),
+    "eager": (Eager(), DeferredTwin("eager", eager=True)),
+    "timeout": (Timeout(), TimeoutTwin()),
+}
+
+examples = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Pools that follow one another, the instants at which each one ends, and their load."""
+
+    pools: tuple[Pool, ...]
+    ends_ns: tuple[int, ...]
+    arrivals: Arrivals
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, discipline: str, *, pools: int = 1, cut: bool = False) -> Scenario:
+    """Make up a scenario; instants lie on a grid of 1 ns, 0.5 ms or 1 ms, on which exact ties are common."""
+    services = draw(st.integers(1, 5))
+    grid = draw(st.sampled_from([1, MS // 2, MS]))
+    span_ms = draw(st.sampled_from([20, 150, 900]))
+    begin = draw(st.sampled_from([0, 1_763_900_000_000_000_000]))
+    per_service = [_instants(draw, grid, span_ms) + begin for _ in range(services)]
+    pause = draw(st.sampled_from([0, 0, 0, 6_000])) * MS  # longer than the rate meter looks back
+    per_service = [np.where(ns > begin + span_ms * MS // 2, ns + pause, ns) for ns in per_service]
+    offsets = np.concatenate(([0], np.cumsum([len(ns) for ns in per_service]))).astype(np.int64)
+    ns = np.concatenate(per_service)
+    end = begin + span_ms * MS + pause + 1 + draw(st.sampled_from([0, 20, 500])) * MS
+    inner = sorted(begin + draw(st.integers(1, end - begin)) for _ in range(5 if cut else pools - 1))
+    made = [draw(_pools(discipline, services, grid, begin)) for _ in range(pools)]
+    return Scenario(
+        tuple(made[min(k, pools - 1)] for k in range(len(inner) + 1)),
+        (*inner, end),
+        Arrivals(ns, offsets, np.arange(len(ns), dtype=np.float32)),
+    )
+
+
+@st.composite
+def _pools(draw: st.DrawFn, discipline: str, services: int, grid: int, begin: int) -> Pool:
+    max_batch = [draw(st.sampled_from([1, 2, 3, 8, 40])) for _ in range(services)]
+    width = max(max_batch) + 2
+    active = draw(st.sets(st.integers(0, services - 1), min_size=1)) if draw(st.booleans()) else range(services)
+    instances = draw(st.integers(0, 12))
+    busy = draw(st.sampled_from([0, 30, 400]))
+    return Pool(
+        active=np.array(sorted(active), np.int64),
+        slo_ns=np.array([draw(st.integers(4, 80)) * MS for _ in range(services)], np.int64),
+        max_batch=np.array(max_batch, np.int64),
+        latency_ns=np.stack([_table(draw(_curves(grid)), largest, width) for largest in max_batch]),
+        number=np.cumsum([draw(st.integers(1, 3)) for _ in range(instances)]).astype(np.int64),
+        free_at_ns=np.array([draw(st.integers(0, busy)) * MS + begin for _ in range(instances)], np.int64),
+        control_ns=draw(st.sampled_from([0, 1_000, 100_000, MS])),
+        data_ns=draw(st.sampled_from([0, 50_000, MS])),
+        response_ns=draw(st.sampled_from([0, 2 * MS])),
+        jitter_ns=draw(st.sampled_from([0, 100_000])),
+        parameters=draw(_parameters(discipline)),
+    )
+
+
+def _curves(grid: int) -> st.SearchStrategy[LatencyCurve]:
+    """Lines and measured points whose latencies rise."""
+    unit = max(grid, MS // 10)
+    times = st.lists(st.integers(1, 12 * MS // unit), min_size=2, max_size=4).map(sorted)
+    points = times.map(lambda t: LatencyCurve("whole", tuple((1 + 5 * k, n * unit / 1e9) for k, n in enumerate(t))))
+    lines = st.tuples(st.integers(1, 20), st.integers(0, 60)).map(
+        lambda ab: LatencyCurve.linear(ab[0] * 0.1, ab[1] * 0.1, up_to=64)
+    )
+    return st.one_of(lines, points)
+
+
+def _table(curve: LatencyCurve, largest: int, width: int) -> NDArray[np.int64]:
+    return np.concatenate((curve.table_ns(largest), np.full(width, 3_600_000 * MS)))[:width]
+
+
+def _instants(draw: st.DrawFn, grid: int, span_ms: int) -> NDArray[np.int64]:
+    """Draw one service's arrivals: even, at random, or in bursts of simultaneous ones."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = draw(st.sampled_from([0, 1, 5, 30, 90]))
+    span = span_ms * MS
+    match draw(st.sampled_from(["random", "even", "bursts"])):
+        case "random":
+            ns = rng.integers(0, span, count)
+        case "even":
+            ns = np.arange(count) * (span // max(1, count))
+        case _:
+            ns = rng.choice(rng.integers(0, span, 4), count)
+    return np.sort(ns // grid * grid).astype(np.int64)
+
+
+def _parameters(discipline: str) -> st.SearchStrategy[dict[str, str | float]]:
+    choice = st.sampled_from(["min-id", "earliest"])
+    if discipline == "timeout":
+        policy, delay = st.sampled_from(["none", "reject"]), st.sampled_from([0.0, 0.5, 5.0, 60.0])
+        return st.fixed_dictionaries({"gpu_choice": choice, "queue_policy": policy, "timeout_ms": delay})
+    return st.fixed_dictionaries({"gpu_choice": choice, "drop": st.sampled_from(["window", "timeout"])})
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that happened: requests by row, batches by advance, and when the last pool's instances are free."""
+
+    start_ns: NDArray[np.int64]
+    finish_ns: NDArray[np.int64]
+    advances: tuple[NDArray[np.int64], ...]
+    free_at_ns: NDArray[np.int64]
+
+    @property
+    def batches(self) -> NDArray[np.int64]:
+        """All batches: instance, service, size, start, finish."""
+        return np.concatenate(self.advances)
+
+
+def play(discipline: Discipline, scenario: Scenario, *, cut: bool = True) -> Run:
+    """Play a scenario, in one go if it shall not be cut; requests are told apart by their size, which is their row."""
+    ends, pools = (scenario.ends_ns, scenario.pools) if cut else (scenario.ends_ns[-1:], scenario.pools[-1:])
+    state = discipline.initial_state(len(pools[0].slo_ns))
+    since, last, accounts = -1, None, []
+    for until, template in zip(ends, pools, strict=True):
+        if template is not last:
+            pool = replace(template, free_at_ns=template.free_at_ns.copy())
+        state, served = discipline.advance(state, between(scenario.arrivals, since, until), pool, until)
+        accounts.append(served)
+        since, last = until, template
+    return collect(accounts, len(scenario.arrivals), pool)
+
+
+def between(arrivals: Arrivals, since: int, until: int) -> Arrivals:
+    """Keep the arrivals of one interval."""
+    keep = (arrivals.ns >= since) & (arrivals.ns < until)
+    offsets = np.concatenate(([0], np.cumsum(keep)))[arrivals.offsets]
+    return Arrivals(arrivals.ns[keep], offsets, arrivals.size[keep])
+
+
+def collect(accounts: list[Served], requests: int, pool: Pool) -> Run:
+    """Join the accounts of several advances."""
+    start, finish = np.zeros(requests, np.int64), np.zeros(requests, np.int64)
+    for served in accounts:
+        row = served.arrivals.size.astype(np.int64)
+        assert np.all(finish[row] == 0), "a settled request came again"
+        start[row], finish[row] = served.start_ns, served.finish_ns
+    columns = [
+        np.stack([s.batch_instance, s.batch_service, s.batch_size, s.batch_start_ns, s.batch_finish_ns], axis=1)
+        for s in accounts
+    ]
+    return Run(start, finish, tuple(columns), pool.free_at_ns.copy())
+
+
+def assert_same(one: Run, other: Run) -> None:
+    """Compare request by request, batch by batch, instance by instance."""
+    np.testing.assert_array_equal(one.finish_ns, other.finish_ns)
+    np.testing.assert_array_equal(one.start_ns, other.start_ns)
+    np.testing.assert_array_equal(one.batches, other.batches)
+    np.testing.assert_array_equal(one.free_at_ns, other.free_at_ns)
+
+
+def assert_lawful(run: Run, scenario: Scenario) -> None:
+    """Hold a run against what no discipline may do, whatever its rules."""
+    arrivals, since = scenario.arrivals, -(2**62)
+    for pool, batches, until in zip(scenario.pools, run.advances, scenario.ends_ns, strict=True):
+        _, service, size, start, finish = batches.T
+        lead = pool.control_ns + pool.data_ns * size
+        assert np.all((size >= 1) & (size <= pool.max_batch[service])), "a batch is larger than allowed"
+        assert np.all(finish - start == pool.latency_ns[service, size]), "a batch did not take its time"
+        assert np.all(np.isin(service, pool.active)), "a service was served that the pool does not serve"
+        assert np.all(start >= since + lead), "a batch was granted before the advance began"
+        assert np.all(np.isin(batches[:, 0], pool.number))
+        since = until
+    for number in np.unique(run.batches[:, 0]) if len(set(map(id, scenario.pools))) == 1 else ():
+        pool = scenario.pools[0]
+        mine = run.batches[run.batches[:, 0] == number]
+        place = int(np.flatnonzero(pool.number == number)[0])
+        ready = np.concatenate((pool.free_at_ns[[place]], mine[:-1, 4]))
+        assert np.all(mine[:, 3] >= ready), "an instance ran two batches at once, or before it was free"
+        assert run.free_at_ns[place] == mine[-1, 4]
+    leads = np.concatenate(
+        [p.control_ns + p.data_ns * b[:, 2] for p, b in zip(scenario.pools, run.advances, strict=True)]
+    )
+    for s in range(len(arrivals.offsets) - 1):
+        rows = np.arange(arrivals.offsets[s], arrivals.offsets[s + 1])
+        served = rows[run.finish_ns[rows] > 0]
+        mine = run.batches[:, 1] == s
+        assert len(served) == run.batches[mine, 2].sum(), "requests served and sizes of batches differ"
+        # Batches take the oldest requests that are left, so that row order is the order of service.
+        start, finish, lead = (np.repeat(x[mine], run.batches[mine, 2]) for x in (*run.batches.T[3:], leads))
+        np.testing.assert_array_equal(run.start_ns[served], start)
+        np.testing.assert_array_equal(run.finish_ns[served], finish)
+        assert np.all(start >= arrivals.ns[served] + lead), "a request rode before it could be there"
+        given_up, waiting = rows[run.finish_ns[rows] == -1], rows[run.finish_ns[rows] == 0]
+        assert len(served) + len(given_up) + len(waiting) == len(rows)
+        assert not run.start_ns[np.concatenate((given_up, waiting))].any()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_kernel_equals_its_twin(name: str) -> None:
+    kernel, twin = TWINS[name]
+
+    @examples
+    @given(scenarios(name))
+    def holds(scenario: Scenario) -> None:
+        run = play(kernel, scenario)
+        assert_lawful(run, scenario)
+        assert_same(run, play(twin, scenario))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_cutting_time_changes_nothing(name: str) -> None:
+    kernel, _ = TWINS[name]
+
+    @examples
+    @given(scenarios(name, cut=True))
+    def holds(scenario: Scenario) -> None:
+        run = play(kernel, scenario)
+        assert_lawful(run, scenario)
+        assert_same(run, play(kernel, scenario, cut=False))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_change_of_pool_keeps_the_queues(name: str) -> None:
+    kernel, twin = TWINS[name]
+
+    @examples
+    @given(scenarios(name, pools=3))
+    def holds(scenario: Scenario) -> None:
+        run = play(kernel, scenario)
+        assert_lawful(run, scenario)
+        assert_same(run, play(twin, scenario))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", ["deferred", "eager"])
+def test_nobody_is_served_past_the_deadline(name: str) -> None:
+    kernel, _ = TWINS[name]
+
+    @examples
+    @given(scenarios(name))
+    def holds(scenario: Scenario) -> None:
+        run, pool = play(kernel, scenario), scenario.pools[0]
+        deadline = scenario.arrivals.ns + np.repeat(pool.slo_ns - pool.response_ns, np.diff(scenario.arrivals.offsets))
+        served = run.finish_ns > 0
+        assert np.all(run.finish_ns[served] <= deadline[served])
+
+    holds()
+
+
+@pytest.mark.skipif(not JIT, reason="this is the run without compilation")
+def test_plain_python_runs_the_same_kernels() -> None:
+    """The kernels are Python too; run uncompiled, they must pass the same tests (index errors show only here)."""
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
