@@ -105,10 +105,10 @@ def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: Op
     return Demand(scenario.services(mapping.services), start, peak_rps=peaks)
 
 
-def summarise_import(dsn: str, record: ImportRecord) -> TraceSummary:
-    """Count what an import holds, by the trace's own services."""
+def summarise_import(dsn: str, record: ImportRecord, *, end_ns: int | None = None) -> TraceSummary:
+    """Count what an import holds (before `end_ns`), by the trace's own services."""
     with _exported(dsn, record) as stream:
-        summary = summarise_blocks(stream, _info(dsn, record), ServiceMap())
+        summary = summarise_blocks(stream, _info(dsn, record), ServiceMap(), end_ns=end_ns)
     if summary is None:
         raise TraceError("holds no requests", file=record.file)
     return summary

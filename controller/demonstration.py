@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from partita.controller.config import Scenario
+from partita.errors import ConfigError
 from partita.model.service import LatencyCurve, Service
 from partita.model.staggered import gpus_needed
 from partita.ports import TraceInfo
@@ -30,6 +31,10 @@ PLAYED_S = 7200.0
 
 MOST_REQUESTS = 6_000_000
 """Of a trace with more, only the beginning is played."""
+
+MOST_GPUS = 1000
+LONGEST_STRETCH = 150.0
+"""Models of seconds a batch; a trace that keeps fewer GPUs busy even with those is played on fewer."""
 
 SPEC = SynthSpec(services=6, days=1.0, rate_rps=12.0, skew=0.8, burstiness=0.5, burst_size=1.5)
 SEED = 1
@@ -87,25 +92,37 @@ async def import_made_up(dsn: str, watch: Callable[[int, int], None]) -> tuple[I
     return opened.record, added
 
 
-def make_scenario(number: int, summary: TraceSummary, *, policies: Sequence[str]) -> Scenario:
-    """Make the demonstration's scenario for an import: its busiest services first, dealt out over the models."""
-    order = np.argsort(-summary.requests, kind="stable")
-    rules = {summary.services[at]: MODELS[place % len(MODELS)].name for place, at in enumerate(order)}
+def playable_part(summary: TraceSummary) -> float | None:
+    """Return after how many seconds of a trace to stop; None: play it all."""
+    part = MOST_REQUESTS / int(summary.requests.sum())
+    return None if part >= 1.0 else part * summary.span_s
+
+
+def make_scenario(number: int, played: TraceSummary, *, to_s: float | None, policies: Sequence[str]) -> Scenario:
+    """Make the demonstration's scenario for the played part of an import: its services dealt out over the models.
+
+    ConfigError if the trace is too busy for any cluster.
+    """
+    order = np.argsort(-played.requests, kind="stable")
+    rules = {played.services[at]: MODELS[place % len(MODELS)].name for place, at in enumerate(order)}
     used = MODELS[: len(rules)]
-    part = min(1.0, MOST_REQUESTS / int(summary.requests.sum()))
-    speed = float(f"{max(1.0, part * summary.span_s / PLAYED_S):.3g}")
+    speed = float(f"{max(1.0, played.span_s / PLAYED_S):.3g}")
     peaks = {model.name: 0.0 for model in used}
-    for name, peak in zip(summary.services, summary.peak_minute_rps.tolist(), strict=True):
+    for name, peak in zip(played.services, played.peak_minute_rps.tolist(), strict=True):
         peaks[rules[name]] += peak * speed
     factor, gpus = _stretch(used, list(peaks.values()))
+    if gpus > MOST_GPUS:
+        busiest = sum(peaks.values())
+        raise ConfigError(
+            f"a trace of {busiest:,.0f} requests a second needs more than {MOST_GPUS} GPUs: too many for a demo"
+        )
     log: dict[str, Any] = {"import": number, "services": {_literal(k): v for k, v in rules.items()}, "speed": speed}
-    if part < 1.0:
-        log["to"] = part * summary.span_s
     return Scenario.model_validate(
         {
             "cluster": [{"gpu": "A100-80GB", "count": gpus}],
             "services": [_entry(model, factor) for model in used],
-            "load": {"log": log},
+            # Services that first come after the part that is played are nobody's.
+            "load": {"log": {**log, "services": {**log["services"], "*": None}, "to": to_s}},
             "policies": list(policies),
             "seed": SEED,
         }
@@ -118,7 +135,7 @@ def _stretch(models: Sequence[Model], peaks_rps: Sequence[float]) -> tuple[float
     Times that are longer by a factor need the GPUs of rates that are higher by it.
     """
     services = [model.service() for model in models]
-    factors = np.geomspace(0.25, 400.0, 200)
+    factors = np.geomspace(0.25, LONGEST_STRETCH, 200)
     needed = [gpus_needed(services, [rate * factor for rate in peaks_rps]) for factor in factors]
     at = min(int(np.searchsorted(np.maximum.accumulate(needed), GPUS_AT_PEAK)), len(factors) - 1)
     return float(f"{factors[at]:.2g}"), max(2, ceil(1.5 * needed[at]))

@@ -96,13 +96,17 @@ def _play(dsn: str, record: ImportRecord, policies: tuple[str, ...], quiet: bool
     from partita.controller.cli.progress import watching
     from partita.controller.comparison import compare
     from partita.controller.demand import read_demand, summarise_import
-    from partita.controller.demonstration import make_scenario
+    from partita.controller.demonstration import make_scenario, playable_part
     from partita.controller.journaling import ReplayJournal
 
-    scenario = make_scenario(record.id, summarise_import(dsn, record), policies=policies)
+    summary = summarise_import(dsn, record)
+    if (to_s := playable_part(summary)) is not None:
+        summary = summarise_import(dsn, record, end_ns=summary.begin_ns + round(to_s * 1e9))
+        say(f"Of these, the first {summary.requests.sum():,} are played.")
+    scenario = make_scenario(record.id, summary, to_s=to_s, policies=policies)
     demand = read_demand(scenario, dsn=dsn)
-    services, gpus = len(demand.services), scenario.cluster[0]
-    say(f"Played on up to {gpus.count} × {gpus.gpu} with {services} made-up models.")
+    count, models = scenario.cluster[0].count, ", ".join(service.name for service in demand.services)
+    say(f"Played on up to {count} × {scenario.cluster[0].gpu}, with made-up models: {models}.")
     with watching(quiet=quiet) as watch:
         runs = compare(
             scenario,
