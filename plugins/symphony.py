@@ -1,11 +1,11 @@
 """Deferred batching on as few GPUs as carry the load, after the abstracts and the public scheduler of Symphony.
 
-Source: arXiv 2308.07470 and github.com/abcdabcd987/nexuslb. Its autoscaling rule is not public; this one is ours. It sizes the cluster for an upper quantile of
-the near forecast by the staggered rule, keeps a reserve that it learns from what is missed, and lets rehearsal say
-whether fewer GPUs would do. Deferred batching with the lowest-numbered free GPU first fills GPUs from number 0 up, so
-the last ones are idle when they are not needed.
+Source: arXiv 2308.07470 and github.com/abcdabcd987/nexuslb. The published autoscaling rule is not public; this one is
+ours. It sizes the cluster for an upper quantile of the near forecast by the staggered rule, keeps a headroom that it
+learns from what is missed, and lets rehearsal say whether fewer GPUs would do. Deferred batching with the
+lowest-numbered free GPU first fills GPUs from number 0 up, so the last ones are idle when they are not needed.
 
-Options: ``quantile`` (0.95) of the near forecast; ``utilisation`` (0.9) that the staggered need may fill; ``reserve``
+Options: ``quantile`` (0.9) of the near forecast; ``utilisation`` (1.0) that the staggered need may fill; ``reserve``
 (0) GPUs on top; ``stabilisation_s`` (60) for which fewer GPUs must have been enough before any is given back.
 """
 
@@ -31,8 +31,8 @@ LEAST_SAMPLE = 200
 class Settings:
     """What the operator may set."""
 
-    quantile: float = 0.95
-    utilisation: float = 0.9
+    quantile: float = 0.9
+    utilisation: float = 1.0
     reserve: float = 0.0
     stabilisation_s: float = 60.0
 
