@@ -1,0 +1,99 @@
+"""A decision in plain words says everything that stands in it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from partita.controller.explanation import default_decision, explain, list_decisions
+from partita.controller.results import decision_document
+from partita.model.plan import Action, Appraisal, Decision, Objective, Opinion, Plan, Release
+
+NOTHING = Plan((), (), ())
+STANDING = Appraisal("standing", NOTHING, 6, 1.0, 0.0001, 0.0, "detect", 1.0, 0.0, 0)
+SMALLER = Appraisal("symphony: 5 GPUs", NOTHING, 5, 0.9996, 0.0003, 0.0, "embed", 0.8333, 0.01, 2, {"power": -0.1})
+REFUSED = Appraisal("magic: 1 GPU", NOTHING, 1, 0.0, 0.0, 0.0, "", 0.0, 0.0, 0, rejected="magic vetoes it: too few")
+ACTED = Decision(
+    tick=704,
+    at_s=7040.0,
+    action=Action.ACT,
+    chosen="symphony: 5 GPUs",
+    reason="symphony: 5 GPUs meets every target in rehearsal",
+    opinions=(
+        Opinion("symphony", "propose_capacity", "5 will do"),
+        Opinion("magic", "veto", "", "raised KeyError: 'x'"),
+    ),
+    candidates=(STANDING, SMALLER, REFUSED),
+    commands=(Release("gpu05", "no longer needed"),),
+    objective=Objective(period_s=600.0, margin=0.02),
+    offered_rps=89.7,
+    forecast_rps=96.04,
+    gpus_held=6,
+    gpus_wanted=5,
+)
+HELD = replace(
+    ACTED,
+    tick=705,
+    action=Action.HOLD,
+    chosen="standing",
+    reason="nothing saves enough",
+    opinions=(),
+    candidates=(),
+    commands=(),
+    forecast_rps=float("nan"),
+    gpus_held=1,
+    gpus_wanted=1,
+)
+
+
+def test_a_decision_that_acted() -> None:
+    assert explain(decision_document(ACTED), run="symphony").splitlines() == [
+        "Decision 704 of symphony, at 1:57:20: acted, from 6 to 5 GPUs (symphony: 5 GPUs).",
+        "Why: symphony: 5 GPUs meets every target in rehearsal.",
+        "Measured: 89.7 requests a second, 6 GPUs held.",
+        "Expected: 96.0 requests a second by the near forecast.",
+        "Suggested:",
+        "    symphony on capacity: 5 will do",
+        "    magic on veto lost its say: raised KeyError: 'x'",
+        "Rehearsed:",
+        "    standing: 6 GPUs, 100.00 % in time (± 0.01; worst detect), costs 1.000",
+        "  › symphony: 5 GPUs: 99.96 % in time (± 0.03; worst embed), costs 0.833 + 0.010 for the change in 2 commands; "
+        "power -0.100",
+        "    magic: 1 GPU: refused, magic vetoes it: too few",
+        "Done:",
+        "    Release gpu05: no longer needed",
+        "Weighed by: attainment first, then cost over 600 s, then fewer commands; a change must save 2 %.",
+    ]
+
+
+def test_a_decision_that_found_nothing_to_do() -> None:
+    said = explain(decision_document(HELD), run="static")
+    assert "nothing to do, 1 GPU kept." in said
+    assert "Expected: nothing yet by the near forecast." in said
+    assert "Suggested: nothing: no plugin had an opinion." in said
+    assert "Rehearsed: nothing: there was no candidate." in said
+    assert "Done: nothing." in said
+
+
+def test_dates_are_shown_as_dates() -> None:
+    assert "at 2023-11-16 18:15:46:" in explain(decision_document(replace(ACTED, at_s=1_700_158_546.0)), run="live")
+
+
+def test_the_last_that_acted_is_the_one_to_explain() -> None:
+    acted, held = decision_document(ACTED), decision_document(HELD)
+    assert default_decision([acted, held]) is acted
+    assert default_decision([held]) is held
+    assert default_decision([]) is None
+
+
+def test_a_list_has_a_line_for_each() -> None:
+    assert list(list_decisions([decision_document(ACTED), decision_document(HELD)])) == [
+        "    704       1:57:20  act       6 → 5 GPUs  symphony: 5 GPUs meets every target in rehearsal",
+        "    705       1:57:20  hold          1 GPUs  standing: nothing saves enough",
+    ]
+
+
+@pytest.mark.parametrize("decision", [ACTED, HELD])
+def test_a_decision_survives_json(decision: Decision) -> None:
+    document = decision_document(decision)
+    assert explain(json.loads(json.dumps(document, allow_nan=False)), run="x") == explain(document, run="x")
