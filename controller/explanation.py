@@ -38,7 +38,7 @@ def _lines(d: Record, run: str) -> Iterator[str]:
     yield f"Decision {d['tick']} of {run}, at {_at(d['at_s'])}: {_outcome(d)}"
     yield _say("Why", f"{d['reason']}.")
     yield _say("Measured", f"{d['offered_rps']:,.1f} requests a second, {_gpus(d['gpus_held'])} held.")
-    yield _say("Expected", f"{_rate(d['forecast_rps'])} by the near forecast.")
+    yield _say("Expected", _forecast(d["forecast_rps"]))
     yield _say("Suggested", "nothing: no plugin had an opinion." if not d["opinions"] else "")
     yield from (f"    {_opinion(opinion)}" for opinion in d["opinions"])
     yield _say("Rehearsed", "nothing: there was no candidate." if not d["candidates"] else "")
@@ -92,8 +92,9 @@ def _gpus(number: int) -> str:
     return f"{number} GPU" if number == 1 else f"{number} GPUs"
 
 
-def _rate(rps: float | str) -> str:
-    return "nothing yet" if isinstance(rps, str) else f"{rps:,.1f} requests a second"
+def _forecast(rps: float | str) -> str:
+    """Write the near forecast; where there was none, its record holds a text."""
+    return "nothing, there was no forecast yet." if isinstance(rps, str) else f"{rps:,.1f} requests a second."
 
 
 def _at(seconds: float) -> str:

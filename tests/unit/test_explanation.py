@@ -51,14 +51,14 @@ def test_a_decision_that_acted() -> None:
         "Decision 704 of symphony, at 1:57:20: acted, from 6 to 5 GPUs (symphony: 5 GPUs).",
         "Why: symphony: 5 GPUs meets every target in rehearsal.",
         "Measured: 89.7 requests a second, 6 GPUs held.",
-        "Expected: 96.0 requests a second by the near forecast.",
+        "Expected: 96.0 requests a second.",
         "Suggested:",
         "    symphony on capacity: 5 will do",
         "    magic on veto lost its say: raised KeyError: 'x'",
         "Rehearsed:",
         "    standing: 6 GPUs, 100.00 % in time (± 0.01; worst detect), costs 1.000",
-        "  › symphony: 5 GPUs: 99.96 % in time (± 0.03; worst embed), costs 0.833 + 0.010 for the change in 2 commands; "
-        "power -0.100",
+        "  › symphony: 5 GPUs: 99.96 % in time (± 0.03; worst embed), costs 0.833 + 0.010 for the change in 2 "
+        "commands; power -0.100",
         "    magic: 1 GPU: refused, magic vetoes it: too few",
         "Done:",
         "    Release gpu05: no longer needed",
@@ -69,7 +69,7 @@ def test_a_decision_that_acted() -> None:
 def test_a_decision_that_found_nothing_to_do() -> None:
     said = explain(decision_document(HELD), run="static")
     assert "nothing to do, 1 GPU kept." in said
-    assert "Expected: nothing yet by the near forecast." in said
+    assert "Expected: nothing, there was no forecast yet." in said
     assert "Suggested: nothing: no plugin had an opinion." in said
     assert "Rehearsed: nothing: there was no candidate." in said
     assert "Done: nothing." in said
