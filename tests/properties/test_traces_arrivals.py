@@ -61,7 +61,7 @@ def pull(source: ArrivalSource, cuts: list[float]) -> list[list[tuple[int, float
             assert (np.diff(part.ns[low:high]) >= 0).all()
             found[service] += list(zip(part.ns[low:high].tolist(), part.size[low:high].tolist(), strict=True))
         before = until
-    assert len(source.until(source.span_ns + 1)) == 0
+    assert len(source.until(3 * source.span_ns)) == 0
     return found
 
 

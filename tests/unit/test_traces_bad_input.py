@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,7 @@ def test_timestamps_out_of_order_over_blocks(tmp_path: Path, monkeypatch: pytest
         ("m,n\n0,1\n60,2\n60,3\n", 4, "m", "'60' is not later than the row before"),
         ("m,n\n0,1\n60,2\n30,3\n", 4, "m", "'30' is not later"),
         ("m,n\n0,1\n60,2\n90,3\n150,1\n210,1\n", 4, "m", "begins before the one before it ends"),
+        ("m,n\n0,1\n60,2\n120,3\n179,1\n240,1\n", 5, "m", "begins before the one before it ends"),
         ("m,n\n0,1\n60,2.5\n", 3, "n", "'2.5' is not a whole number of requests"),
         ("m,n\n0,1\n60,-2\n", 3, "n", "'-2' is not a whole number of requests"),
         ("m,n\n0,1\n60,1e300\n", 3, "n", "'1e300' is not a whole number of requests"),
@@ -265,6 +267,8 @@ class OddReader:
         if isinstance(self.block, Exception):
             raise self.block
         yield self.block  # type: ignore[misc]
+        if isinstance(self.block, Rows):
+            yield replace(self.block, at_ns=self.block.at_ns - 1)
 
 
 ints, words, floats = np.array([2, 1]), np.array(["a", "b"], object), np.ones(2, np.float32)
@@ -276,6 +280,7 @@ ints, words, floats = np.array([2, 1]), np.array(["a", "b"], object), np.ones(2,
         (RuntimeError("boom"), "boom"),
         ("text", "str is neither Rows nor Counts"),
         (Rows(ints, words, floats, floats), "time goes backwards"),
+        (Rows(ints[::-1], words, floats, floats), "time goes backwards"),
         (Rows(ints[:1], words, floats, floats), "its columns differ in length"),
         (Rows(ints.astype(float), words, floats, floats), "at_ns is float64, not int64"),
         (Counts(ints[::-1], words, -ints, words, floats), "a count is negative"),

@@ -27,7 +27,7 @@ SECOND = 1_000_000_000
 SERVEGEN = """model,client,t,rate,cv,pat,p1,p2
 m-mid,0,0,,,,,
 m-mid,0,600,0.01,1.0,Gamma,0.25,4
-m-small,7,0,1.2508333,2,Weibull,0.5,1
+m-small,7,0,1.2499999,2,Weibull,0.5,1
 m-small,7,600,0.5,,,,
 """
 
@@ -149,7 +149,7 @@ def test_servegen_counts_and_laws(tmp_path: Path) -> None:
     path = write(tmp_path / "rates.csv.gz", SERVEGEN)
     assert detect(path).info(path) == TraceInfo("servegen", "counts", 600.0)
     found = read_counts(detect(path), path)
-    # 1.2508333 x 600 = 750.5 - 0.00002, and 0.01 x 600 = 6; an empty rate is 0. Ordered by window, then as in the file.
+    # 1.2499999 x 600 = 750 - 0.00006, and 0.01 x 600 = 6; an empty rate is 0. Ordered by window, then as in the file.
     rows = zip(found.at_ns // SECOND, found.service, found.count, found.law, found.shape, strict=True)
     assert [tuple(r) for r in rows] == [
         (0, "m-mid/0", 0, "poisson", 1.0),
