@@ -1,14 +1,25 @@
-"""What the disciplines share: requests that wait from one advance to the next, and the account of each advance."""
+"""What the disciplines share: parameters, requests that wait for the next advance, and the account of each advance."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.errors import ConfigError
 from partita.kernels.batches import FINISH, START, Batches, empty_batches
 from partita.kernels.splice import cut, splice
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
+
+
+def choice(choices: Collection[str], pool: Pool, key: str, default: str) -> str:
+    """Return the pool's parameter `key`; ConfigError if it is none of `choices`."""
+    value = str(pool.parameters.get(key, default))
+    if value not in choices:
+        raise ConfigError(f"{value!r} is none of {', '.join(choices)}", key=f"discipline.{key}", value=value)
+    return value
 
 
 def join(waiting: Arrivals, arrivals: Arrivals) -> Arrivals:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.errors import ConfigError
 from partita.kernels import deferred as kernel
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import blank_account, join, settle_account
+from partita.replay.disciplines.backlog import blank_account, choice, join, settle_account
 
 DROP_RULES = {"window": kernel.WINDOW_DROP, "timeout": kernel.TIMEOUT_DROP}
 GPU_CHOICES = {"min-id": kernel.MIN_ID, "earliest": kernel.EARLIEST}
@@ -50,8 +49,8 @@ class Deferred:
         """Serve until `until_ns`; see `partita.ports.Discipline`."""
         rules = kernel.Rules(
             self.window,
-            _choice(DROP_RULES, pool, "drop", "window"),
-            _choice(GPU_CHOICES, pool, "gpu_choice", "min-id"),
+            DROP_RULES[choice(DROP_RULES, pool, "drop", "window")],
+            GPU_CHOICES[choice(GPU_CHOICES, pool, "gpu_choice", "min-id")],
             pool.control_ns,
             pool.data_ns,
             pool.response_ns,
@@ -85,10 +84,3 @@ class Eager(Deferred):
 
     name: str = "eager"
     window: int = kernel.IMMEDIATE
-
-
-def _choice(choices: dict[str, int], pool: Pool, key: str, default: str) -> int:
-    value = str(pool.parameters.get(key, default))
-    if value not in choices:
-        raise ConfigError(f"{value!r} is none of {', '.join(choices)}", key=f"discipline.{key}", value=value)
-    return choices[value]

@@ -7,6 +7,7 @@ first-in first-out without drops; `queue_policy: reject` gives requests up once 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from partita.kernels import NEVER
 from partita.kernels.timeout import Queues, advance_timeout
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import blank_account, join, settle_account
+from partita.replay.disciplines.backlog import blank_account, choice, join, settle_account
 
 QUEUE_POLICIES = ("none", "reject")
+GPU_CHOICES = ("min-id", "earliest")
 
 
 @dataclass(slots=True, eq=False)
@@ -46,10 +48,7 @@ class Timeout:
     ) -> tuple[TimeoutState, Served]:
         """Serve until `until_ns`; see `partita.ports.Discipline`."""
         services = len(pool.slo_ns)
-        policy = str(pool.parameters.get("queue_policy", "none"))
-        if policy not in QUEUE_POLICIES:
-            raise ConfigError(f"{policy!r} is none of {', '.join(QUEUE_POLICIES)}", key="discipline.queue_policy")
-        delay = round(float(pool.parameters.get("timeout_ms", 0.0)) * 1e6)
+        policy = choice(QUEUE_POLICIES, pool, "queue_policy", "none")
         requests = join(state.waiting, arrivals)
         account, log = blank_account(requests)
         head = requests.offsets[:-1].copy()
@@ -57,16 +56,23 @@ class Timeout:
             Queues(requests.ns, requests.offsets, head, account),
             pool.active,
             pool.max_batch,
-            np.full(services, delay, np.int64),
+            np.full(services, _delay_ns(pool), np.int64),
             pool.slo_ns if policy == "reject" else np.full(services, NEVER, np.int64),
             pool.latency_ns,
             pool.free_at_ns,
             pool.control_ns,
             pool.data_ns,
-            str(pool.parameters.get("gpu_choice", "min-id")) == "min-id",
+            choice(GPU_CHOICES, pool, "gpu_choice", "min-id") == "min-id",
             state.at_ns,
             until_ns,
             log,
         )
         left, served = settle_account(requests, head, account, log, logged, pool)
         return TimeoutState(left, until_ns), served
+
+
+def _delay_ns(pool: Pool) -> int:
+    value = pool.parameters.get("timeout_ms", 0.0)
+    if isinstance(value, str) or not 0 <= value < inf:
+        raise ConfigError(f"{value!r} is no time from 0 ms on", key="discipline.timeout_ms", value=value)
+    return round(value * 1e6)

@@ -1,0 +1,31 @@
+"""The tournament tree against a plain list."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from partita.kernels import NEVER
+from partita.kernels.tournament import first_within, grow, put, smallest
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 3, 7, 8, 9, 33])
+def test_it_answers_like_a_list_after_any_changes(leaves: int) -> None:
+    rng = np.random.default_rng(leaves)
+    keys = rng.integers(0, 6, leaves)  # few values, so that ties are common
+    tree = grow(keys)
+    for _ in range(200):
+        # Of equal keys the lowest leaf wins: list.index and the first hit of a scan.
+        assert smallest(tree) == list(keys).index(keys.min())
+        for bound in range(-1, 7):
+            assert first_within(tree, bound) == next((k for k, key in enumerate(keys) if key <= bound), -1)
+        assert tree[1] == keys.min()
+        leaf = int(rng.integers(leaves))
+        keys[leaf] = rng.choice([0, 1, 2, 3, 4, 5, NEVER])
+        put(tree, leaf, int(keys[leaf]))
+
+
+def test_a_tree_over_nothing_finds_nothing() -> None:
+    tree = grow(np.empty(0, np.int64))
+    assert tree[1] == NEVER
+    assert first_within(tree, NEVER - 1) == -1
