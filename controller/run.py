@@ -157,6 +157,9 @@ def _make_loop(
     if batching.discipline not in disciplines:
         known = ", ".join(disciplines)
         raise ConfigError(f"no discipline is named {batching.discipline!r}; there are: {known}", key="discipline.name")
+    options = _options(scenario, demand, policy)
+    if policy is not None:
+        host.refuse_options(demand.services, options, [policy])
     inventory = scenario.inventory()
     settings = Settings(
         near_s=control.near_s,
@@ -173,7 +176,7 @@ def _make_loop(
         batching=batching,
         host=host,
         policies=None if policy is None else (policy,),
-        options=_options(scenario, demand, policy),
+        options=options,
         near=NEAR,
         far=FAR,
         rehearser=Rehearser(demand.services, scenario.overheads(), disciplines),

@@ -6,13 +6,14 @@ out. The result depends on the plugins' names, never on the order in which they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from partita import hookspecs
 from partita.errors import ConfigError
-from partita.model.plan import Opinion, Proposal
+from partita.model.plan import Opinion, OptionValue, Proposal
+from partita.model.service import Service
 from partita.plugins.answers import (
     SUGGESTIONS,
     Nonsense,
@@ -206,6 +207,15 @@ class PluginHost:
         answers, opinions, state = self._ask("score_terms", check_terms, tick, state, only, arguments)
         named = {f"{plugin}.{name}": value for plugin, terms in answers for name, value in terms.items()}
         return named, opinions, state
+
+    def refuse_options(
+        self, services: Sequence[Service], options: Mapping[str, Mapping[str, OptionValue]], only: Collection[str]
+    ) -> None:
+        """Raise ConfigError with what the plugins in `only` say is wrong with their options."""
+        arguments = {"services": services, "options": options}
+        answers, faults, _ = self._ask("check_options", check_veto, 0, HostState(), only, arguments)
+        for name, problem in (*answers, *((o.plugin, o.fault) for o in faults)):
+            raise ConfigError(problem, key=f"policies.{name}.options")
 
     def brought(self, hook: str) -> tuple[dict[str, object], list[Opinion]]:
         """Collect what a register hook brings, by name; where two plugins bring one name, the first plugin's stands.

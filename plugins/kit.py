@@ -49,6 +49,8 @@ class ExampleTick:
         if hook in PROPOSE_HOOKS:
             names = ("services", "inventory", "observation", "near", "far", "standing")
             return {name: getattr(self, name) for name in names}
+        if hook == "check_options":
+            return {"services": self.services}
         more = example_plan(self.services, self.inventory, held=min(len(self.standing.gpus) + 1, len(self.inventory)))
         return {"candidate": more, "standing": self.standing, "observation": self.observation}
 
@@ -213,7 +215,7 @@ def _answer(plugin: Plugin, hook: str, arguments: Mapping[str, Any], scope: Scop
     if answer is None:
         return None
     match hook:
-        case "veto":
+        case "veto" | "check_options":
             return check_veto(answer)
         case "score_terms":
             return check_terms(answer)

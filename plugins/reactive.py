@@ -73,6 +73,16 @@ class Advice:
 
 
 @hookimpl
+def check_options(options: Mapping[str, OptionValue]) -> str | None:
+    """Say what is wrong with the options."""
+    try:
+        Settings.read(options)
+    except ConfigError as problem:
+        return str(problem)
+    return None
+
+
+@hookimpl
 def propose_capacity(
     services: Sequence[Service],
     inventory: Sequence[Gpu],

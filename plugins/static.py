@@ -21,6 +21,17 @@ PEAK = "peak_rps."
 
 
 @hookimpl
+def check_options(services: Sequence[Service], options: Mapping[str, OptionValue]) -> str | None:
+    """Say what is wrong with the options."""
+    try:
+        _utilisation(options)
+        _peaks(services, options)
+    except ConfigError as problem:
+        return str(problem)
+    return None
+
+
+@hookimpl
 def propose_capacity(
     services: Sequence[Service],
     inventory: Sequence[Gpu],
@@ -44,7 +55,9 @@ def propose_capacity(
     wanted = f"the peak of {sum(peaks.values()):,.1f} requests/s needs {needed} GPUs at {utilisation:.0%} utilisation"
     limit = f", the cluster has {len(inventory)}" if needed > len(inventory) else ""
     return Proposal(
-        Capacity(min(needed, len(inventory)), firm=True), wanted + limit, memory={"sized_for": sized_for, "gpus": needed}
+        Capacity(min(needed, len(inventory)), firm=True),
+        wanted + limit,
+        memory={"sized_for": sized_for, "gpus": needed},
     )
 
 

@@ -42,9 +42,21 @@ class Settings:
         for key, value in options.items():
             if key not in cls.__dataclass_fields__:
                 raise ConfigError(f"there is no such option; there are: {', '.join(cls.__dataclass_fields__)}", key=key)
-            if isinstance(value, (bool, str)) or value < 0:
+            if isinstance(value, (bool, str)) or not value >= 0:
                 raise ConfigError(f"{value!r} is not a number of at least 0", key=key, value=value)
+            if (key == "quantile" and not 0 < value < 1) or (key == "utilisation" and value == 0):
+                raise ConfigError(f"{value!r} is out of range", key=key, value=value)
         return cls(**{key: float(value) for key, value in options.items()})
+
+
+@hookimpl
+def check_options(options: Mapping[str, OptionValue]) -> str | None:
+    """Say what is wrong with the options."""
+    try:
+        Settings.read(options)
+    except ConfigError as problem:
+        return str(problem)
+    return None
 
 
 @hookimpl

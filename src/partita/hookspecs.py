@@ -114,6 +114,14 @@ def score_terms(
 
 
 @hookspec
+def check_options(services: Sequence[Service], options: Mapping[str, OptionValue]) -> str | None:
+    """Say what is wrong with the options that the operator set, before anything runs.
+
+    The sentence names option and value; the run is then refused with it.
+    """
+
+
+@hookspec
 def register_forecasters() -> Sequence[Forecaster] | None:
     """Bring forecasting models."""
 

@@ -54,7 +54,7 @@ def test_built_in_plugins_are_found_like_any_other(monkeypatch: pytest.MonkeyPat
     assert {"static", "reactive"} <= set(found)
     assert found["static"].builtin
     assert found["static"].locator == "partita.plugins.static"
-    assert tuple(found["static"].hooks) == ("propose_capacity",)
+    assert tuple(found["static"].hooks) == ("check_options", "propose_capacity")
 
 
 def test_an_installed_plugin_is_listed_with_version_and_hooks(

@@ -67,7 +67,7 @@ def test_static_holds_the_gpus_of_the_peak() -> None:
 
 
 def test_static_without_peaks_holds_everything() -> None:
-    assert hold({}) == Proposal(Capacity(16), "no peak is given: hold all 16 GPUs")
+    assert hold({}) == Proposal(Capacity(16, firm=True), "no peak is given: hold all 16 GPUs")
 
 
 def test_static_holds_no_more_than_there_is_and_says_so() -> None:
