@@ -29,15 +29,16 @@ def compare(
     runs = []
     for policy in policies or (None,):
         name = policy or "fixed"
-        begun = monotonic()
+        begun, progress = monotonic(), watch(name)
         run = run_scenario(
             scenario,
             policy=policy,
             seed=seed,
             demand=demand,
-            progress=watch(name),
+            progress=progress,
             journal=journal(name) if journal else None,
         )
+        progress(*[run.score.duration_s] * 2)
         runs.append(replace(run, timing={**run.timing, **_timing(monotonic() - begun, run.score.offered)}))
     return runs
 

@@ -57,12 +57,12 @@ class Model:
 
 
 MODELS = (
-    Model("detect", 2.0, 12.0, 100.0, 4.0),
-    Model("classify", 0.8, 5.0, 60.0, 2.0),
-    Model("transcribe", 5.0, 20.0, 250.0, 8.0),
+    Model("detect", 2.0, 12.0, 120.0, 4.0),
+    Model("classify", 0.8, 6.0, 80.0, 2.0),
+    Model("transcribe", 4.0, 20.0, 180.0, 8.0),
     Model("translate", 3.0, 15.0, 150.0, 6.0),
-    Model("embed", 0.5, 4.0, 40.0, 3.0),
-    Model("caption", 6.0, 30.0, 300.0, 10.0),
+    Model("embed", 0.6, 6.0, 80.0, 3.0),
+    Model("caption", 4.0, 24.0, 200.0, 10.0),
 )
 
 
