@@ -162,7 +162,8 @@ def synth(
 
     check_target(out)
     spec = SynthSpec(services, days, rate_rps, skew, burstiness, noise=noise)
-    with _progress(out.name, quiet=quiet or as_json) as watch:
+    expected = spec.bins * spec.services if counts else rate_rps * spec.bins * spec.bin_s
+    with _progress(out.name, quiet=quiet or as_json, expected=expected) as watch:
         blocks = synthesise_counts(spec, seed) if counts else synthesise(spec, seed)
         rows = write_trace(out, _watched(blocks, watch), bin_s=spec.bin_s)
     _print_written(out, rows, as_json=as_json, quiet=quiet)
@@ -191,7 +192,7 @@ def export(
     check_target(out)
     with database.serve() as dsn:
         record = asyncio.run(choose_import(dsn, number))
-        with _progress(out.name, quiet=quiet or as_json) as watch:
+        with _progress(out.name, quiet=quiet or as_json, expected=record.rows) as watch:
             rows = export_trace(dsn, record, out, begin=begin, end=end, watch=watch)
     _print_written(out, rows, as_json=as_json, quiet=quiet)
 
@@ -209,8 +210,11 @@ def _service_rules(service: str | None, rules: tuple[str, ...]) -> dict[str, str
 
 
 @contextmanager
-def _progress(name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Show the part of the file that was read, rows, rows a second and the time left, on a terminal's stderr."""
+def _progress(name: str, *, quiet: bool, expected: float | None = None) -> Iterator[Callable[[int], None]]:
+    """Show rows, rows a second and the time left on a terminal's stderr; yield what to tell the rows to.
+
+    How much is done is told by the part of the file that was read, or by the rows where so many are `expected`.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -224,11 +228,12 @@ def _progress(name: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
-        task = bars.add_task(name, total=None, rows=0, speed=0.0)
+        task = bars.add_task(name, total=expected, rows=0, speed=0.0)
 
         def count(rows: int) -> None:
             elapsed = bars.tasks[0].elapsed or 0.0
-            bars.update(task, rows=rows, speed=rows / elapsed if elapsed > 0 else 0.0)
+            completed = None if expected is None else min(rows, expected)
+            bars.update(task, completed=completed, rows=rows, speed=rows / elapsed if elapsed > 0 else 0.0)
 
         with watch_reading(lambda done, total: bars.update(task, completed=done, total=total)):
             yield count
