@@ -126,7 +126,17 @@ def test_a_kept_server_runs_until_stopped(data_dir: Path) -> None:
     assert embedded.stop(data_dir)
     assert not embedded.stop(data_dir)
     with embedded.running(data_dir):
-        assert not embedded.status(data_dir).kept, "keeping ends with the server that was kept"
+        assert not embedded.status(data_dir).kept, "keeping ends when it is stopped"
+
+
+def test_keeping_ends_with_the_server_that_was_kept(data_dir: Path) -> None:
+    embedded.ensure_running(data_dir, keep=True)
+    server = embedded.status(data_dir).pid
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    with embedded.running(data_dir):
+        assert not embedded.status(data_dir).kept
+    assert not embedded.status(data_dir).running
 
 
 def test_a_client_killed_leaves_a_server_that_the_next_one_uses_and_stops(data_dir: Path) -> None:
@@ -155,12 +165,15 @@ def test_a_postmaster_killed_is_started_again_with_all_that_was_committed(data_d
 def test_a_stale_pid_file_with_the_number_of_another_process_is_no_obstacle(data_dir: Path) -> None:
     with embedded.running(data_dir):
         text = (data_dir / "postgres" / "postmaster.pid").read_text()
-    lines = text.splitlines()
-    (data_dir / "postgres" / "postmaster.pid").write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
-    assert not embedded.status(data_dir).running
-    assert not embedded.stop(data_dir)
-    with embedded.running(data_dir) as dsn:
-        assert ask(dsn) == 1
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        lines = [str(stranger.pid), *text.splitlines()[1:]]
+        (data_dir / "postgres" / "postmaster.pid").write_text("\n".join(lines) + "\n")
+        assert not embedded.status(data_dir).running
+        assert not embedded.stop(data_dir)
+        with embedded.running(data_dir) as dsn:
+            assert ask(dsn) == 1
+        assert stranger.poll() is None
+        stranger.communicate(b"\n")
 
 
 def test_clients_that_start_at_once_share_one_server(data_dir: Path) -> None:
@@ -196,6 +209,21 @@ def test_interrupted_while_starting_leaves_nothing_behind(tmp_path: Path, after_
         assert processes.workers_of(tmp_path / "data" / name) == []
     with embedded.running(tmp_path / "data") as dsn:
         assert ask(dsn) == 1
+
+
+def test_interrupted_between_start_and_ready_leaves_nothing_behind(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def interrupt(_: Path, pid: int) -> None:
+        started.append(pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(embedded, "_await_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt), embedded.running(data_dir):
+        pass
+    assert [processes.is_alive(pid) for pid in started] == [False]
 
 
 def test_a_long_path_gets_its_socket_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_a_batch_that_fails_leaves_nothing(pg_dsn: str) -> None:
     async def work(connection: Connection) -> tuple[int, int]:
         run = await begin_run(connection, kind="replay", policy="static", scenario={})
         journal = PostgresJournal(connection, run, batch_ticks=100)
-        for tick in (*ticks(), ticks()[6]):
+        for tick in (*ticks(), Tick(decision(6, acts=False), None, None, None)):
             await journal.record(tick)
         with pytest.raises(StoreError, match=f"the database refused the journal of run {run}: duplicate key"):
             await journal.flush()

@@ -9,8 +9,10 @@ brought is known by its content's checksum and the options it was read with.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from partita.store.queries import query
 from partita.store.room import local_data_folder, require_room
 
 CHUNK_ROWS = 100_000
+LOCK_WAIT_S = 5.0
 LAWS = {"even": b"e", "poisson": b"p", "gamma": b"g", "weibull": b"w"}
 """How gaps inside a bin are spread -> its letter in the column `law`."""
 
@@ -253,13 +256,23 @@ async def _register(connection: Connection, file: str, sha256: str, info: TraceI
             continue
         if row["state"] == "done":
             return ImportRecord.from_row(row)
-        if not await connection.fetchval(query("try_lock_import"), row["id"]):
+        if not await _lock(connection, row["id"]):
             raise StoreError(f"{file} is being imported by another client")
         again = await connection.fetchrow(query("import_by_content"), sha256, options)
         if again is not None and again["id"] == row["id"] and again["state"] == "running":
             await connection.execute(query("restart_import"), row["id"], file, info.format, info.kind)
             return ImportRecord.from_row(again)
         await connection.execute(query("unlock_import"), row["id"])
+
+
+async def _lock(connection: Connection, number: int) -> bool:
+    """Try to lock an import for LOCK_WAIT_S: the server needs a moment to notice that a client was killed."""
+    until = time.monotonic() + LOCK_WAIT_S
+    while not await connection.fetchval(query("try_lock_import"), number):
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(0.05)
+    return True
 
 
 class _Buffer:
