@@ -27,19 +27,22 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
         return better, f"the standing plan {_misses(standing)}; {better.label} {verb}"
     meeting = [a for a in allowed if a.shortfall == 0]
     if not meeting:
-        return standing, f"the standing plan meets every target in rehearsal; {cheapest.label} {_misses(cheapest)}"
+        return standing, f"the standing plan {_meets(standing)}; {cheapest.label} {_misses(cheapest)}"
     best = min(meeting, key=_order)
     saved = standing.cost - (best.cost + best.change_cost)
-    if saved > objective.margin * standing.cost:
-        return best, f"{best.label} meets every target in rehearsal and saves {saved:.3g} GPU-hours' price an epoch"
-    return (
-        standing,
-        f"the standing plan meets every target in rehearsal; {best.label} would save nothing ({saved:+.3g})",
-    )
+    if saved > objective.margin * abs(standing.cost):
+        return best, f"{best.label} {_meets(best)} and saves {saved:.3g} GPU-hours' price an epoch"
+    little = "nothing" if saved <= 0 else "too little"
+    return standing, f"the standing plan {_meets(standing)}; {best.label} would save {little} ({saved:+.3g})"
 
 
 def _order(appraisal: Appraisal) -> tuple[float, int, str]:
     return (round(appraisal.cost + appraisal.change_cost, 12), appraisal.commands, appraisal.label)
+
+
+def _meets(appraisal: Appraisal) -> str:
+    """Say that a plan meets every target, as far as there was anything to rehearse it on."""
+    return "meets every target in rehearsal" if appraisal.worst_service else "has no recent request to be judged by"
 
 
 def _misses(appraisal: Appraisal) -> str:

@@ -11,7 +11,10 @@ from partita.model.load import Load
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """The last `keep` whole steps of `step_s` seconds, and the seconds of the step that is not whole yet."""
+    """The last `keep` whole steps of `step_s` seconds, and the seconds of the step that is not whole yet.
+
+    The log counts by the second, so a step is a whole number of them.
+    """
 
     steps: Load
     rest: Load
@@ -20,14 +23,15 @@ class History:
 
     @classmethod
     def empty(cls, services: tuple[str, ...], *, start_s: float, step_s: float, keep: int) -> History:
-        """Begin with nothing measured."""
+        """Begin with nothing measured; a step is `step_s` to the nearest second, at least one."""
         nothing = np.empty((len(services), 0))
+        step_s = float(max(1, round(step_s)))
         return cls(Load(services, start_s, step_s, nothing), Load(services, start_s, 1.0, nothing), step_s, keep)
 
     def extended(self, load: Load) -> History:
         """Return the history with more seconds of load behind it; they begin where the last ended."""
         seconds = np.concatenate((self.rest.counts, load.counts), axis=1)
-        width = max(1, round(self.step_s))
+        width = int(self.step_s)
         whole = seconds.shape[1] // width
         if whole == 0:
             rest = Load(self.rest.services, self.rest.start_s, 1.0, seconds)

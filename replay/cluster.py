@@ -38,7 +38,10 @@ class Delays:
 
 @dataclass(slots=True)
 class Slot:
-    """An instance that exists or is coming: when it may start its next batch, and what it holds."""
+    """An instance that exists or is coming: when it may start its next batch, and what it holds.
+
+    `services` are those it holds or will hold, `loading` the last ones loaded: until `loaded_ns` they are not there yet.
+    """
 
     instance: Instance
     number: int
@@ -54,8 +57,9 @@ class Slot:
         if now_ns < self.created_ns:
             return InstanceState(self.instance, Status.CREATING, (), self.loading)
         if now_ns < self.loaded_ns:
-            return InstanceState(self.instance, Status.LOADING, self.services, self.loading)
-        return InstanceState(self.instance, Status.READY, tuple(sorted({*self.services, *self.loading})))
+            ready = tuple(s for s in self.services if s not in self.loading)
+            return InstanceState(self.instance, Status.LOADING, ready, self.loading)
+        return InstanceState(self.instance, Status.READY, self.services)
 
 
 @dataclass(slots=True)
@@ -67,6 +71,16 @@ class Hold:
     until_ns: int | None = None
 
 
+@dataclass(slots=True)
+class Away:
+    """A span of time in which a GPU, or a share of it, drained, was partitioned or loaded."""
+
+    gpu: str
+    since_ns: int
+    until_ns: int
+    share: float = 1.0
+
+
 class SimulatedCluster:
     """GPUs, their instances, and the groups and routes in force."""
 
@@ -75,7 +89,7 @@ class SimulatedCluster:
         self._delays = delays
         self._geometry: dict[str, Geometry | None] = {}
         self._holds: list[Hold] = []
-        self._away: list[tuple[int, int, float]] = []
+        self._away: list[Away] = []
         self._changes = 0
         self.slots: dict[str, Slot] = {}
         self.sub_clusters: tuple[SubCluster, ...] = ()
@@ -127,7 +141,7 @@ class SimulatedCluster:
 
     def away_gpu_seconds(self, since_ns: int, until_ns: int) -> float:
         """Add up the time between two instants that held GPUs were away to drain, repartition or load."""
-        return sum(share * _overlap(a, b, since_ns, until_ns) for a, b, share in self._away) / 1e9
+        return sum(a.share * _overlap(a.since_ns, a.until_ns, since_ns, until_ns) for a in self._away) / 1e9
 
     def peak(self, since_ns: int, until_ns: int) -> int:
         """Return the largest number of GPUs held at one time between two instants."""
@@ -158,12 +172,12 @@ class SimulatedCluster:
                 self._release(gpu, command, now_ns)
             case LoadModels(instance, services):
                 slot = self._slot(instance, command)
-                begin = max(now_ns, slot.created_ns, slot.free_ns)
+                begin, idle = max(now_ns, slot.created_ns, slot.free_ns), max(now_ns, slot.created_ns, slot.loaded_ns)
                 slot.loading = tuple(sorted({*slot.loading, *services} if now_ns < slot.loaded_ns else services))
                 slot.services = tuple(sorted({*slot.services, *slot.loading}))
                 slot.free_ns = slot.loaded_ns = begin + round(self._delays.model_load_s * 1e9)
                 share = 1 / sum(other.instance.gpu == slot.instance.gpu for other in self.slots.values())
-                self._away.append((max(now_ns, slot.created_ns), slot.free_ns, share))
+                self._away.append(Away(slot.instance.gpu, idle, slot.free_ns, share))
             case UnloadModels(instance, services):
                 slot = self._slot(instance, command)
                 slot.services = tuple(s for s in slot.services if s not in services)
@@ -184,9 +198,10 @@ class SimulatedCluster:
         else:
             self._holds.append(Hold(gpu, now_ns))
         self._geometry[gpu] = geometry
-        self._create(gpu, begin if geometry is None else begin + round(self._delays.repartition_s * 1e9))
-        if geometry is not None:
-            self._away.append((now_ns, begin + round(self._delays.repartition_s * 1e9), 1.0))
+        created = begin if geometry is None else begin + round(self._delays.repartition_s * 1e9)
+        self._create(gpu, created)
+        if created > begin:
+            self._away.append(Away(gpu, begin, created))
 
     def _repartition(self, gpu: str, geometry: Geometry | None, command: Command, now_ns: int) -> None:
         if gpu not in self._geometry:
@@ -195,7 +210,7 @@ class SimulatedCluster:
         self._geometry[gpu] = geometry
         created = drained + round(self._delays.repartition_s * 1e9)
         self._create(gpu, created)
-        self._away.append((now_ns, created, 1.0))
+        self._away.append(Away(gpu, now_ns, created))
 
     def _release(self, gpu: str, command: Command, now_ns: int) -> None:
         if gpu not in self._geometry:
@@ -204,7 +219,7 @@ class SimulatedCluster:
         del self._geometry[gpu]
         hold = next(h for h in reversed(self._holds) if h.gpu == gpu)
         hold.until_ns = drained
-        self._away.append((now_ns, drained, 1.0))
+        self._away.append(Away(gpu, now_ns, drained))
 
     def _create(self, gpu: str, at_ns: int) -> None:
         place, known = self._inventory[gpu]
@@ -213,7 +228,10 @@ class SimulatedCluster:
             self.slots[instance.id] = Slot(instance, number, at_ns, at_ns, at_ns)
 
     def _destroy(self, gpu: str, now_ns: int) -> int:
-        """Remove a GPU's instances; return when the last batch on them ends."""
+        """Remove a GPU's instances, with what they were still waiting for; return when the last batch on them ends."""
+        for away in self._away:
+            if away.gpu == gpu and away.until_ns > now_ns:
+                away.until_ns = max(away.since_ns, now_ns)
         gone = [key for key, slot in self.slots.items() if slot.instance.gpu == gpu]
         return max([now_ns, *(self.slots.pop(key).busy_ns for key in gone)])
 
