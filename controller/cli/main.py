@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from partita import __version__
+from partita.controller.cli.interruption import unlosable
 from partita.errors import PartitaError
 
 COMMANDS = {
@@ -58,7 +59,8 @@ def cli() -> None:
 def main(args: Sequence[str] | None = None) -> Any:
     """Run the command line; every foreseen error ends in one sentence on stderr and its exit code."""
     try:
-        return cli.main(args=args, prog_name="partita", standalone_mode=False)
+        with unlosable():
+            return cli.main(args=args, prog_name="partita", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as problem:
