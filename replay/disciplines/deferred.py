@@ -65,6 +65,7 @@ class Deferred:
         columns[:, kernel.END] = requests.offsets[1:]
         columns[:, kernel.SLO] = pool.slo_ns
         columns[:, kernel.CAP] = pool.max_batch
+        columns[:, kernel.TARGET] = 0  # it was found with the last pool's latencies
         logged = kernel.advance_deferred(
             kernel.Work(requests.ns, account, pool.latency_ns, columns),
             pool.active,

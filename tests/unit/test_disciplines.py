@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,8 @@ def batches(served: Served) -> list[tuple[int, int, int, float]]:
 
 
 def _ns(ms: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.rint(np.asarray(ms, float) * MS).astype(np.int64)
+    ns: NDArray[np.int64] = np.rint(np.asarray(ms, float) * MS).astype(np.int64)
+    return ns
 
 
 class TestDeferred:
@@ -161,6 +163,18 @@ class TestDeferred:
         served = serve(Deferred(), [*np.linspace(0, 49, 120), *late], case=Case(free_ms=[111]))
         assert finish_ms(served) == [-1] * 121 + [129] * 10
 
+    def test_a_change_of_the_pool_changes_the_target_at_once(self) -> None:
+        # As above until 106; then L(b) = b + 8, and b + 8 + b / 1.2 ≤ 25 up to b = 9 (24.5; b = 10: 26.3). At 108, when
+        # the batch was to start, nine can ride with the old one (108 + L(9) = 125), ten could not.
+        early, late = np.linspace(0, 49, 120), [100, *[105] * 10]
+        discipline, state = Deferred(), Deferred().initial_state(1)
+        first, second = Case(free_ms=[107.5]).pool({}), Case(free_ms=[107.5], beta_ms=8).pool({})
+        ns = _ns([*early, *late])
+        arrivals = Arrivals(ns, np.array([0, len(ns)]), np.zeros(len(ns), np.float32))
+        state, _ = discipline.advance(state, arrivals, first, 106 * MS)
+        _, served = discipline.advance(state, Arrivals.empty(1), second, 1000 * MS)
+        assert finish_ms(served) == [125] * 9 + [0] * 2
+
 
 class TestEager:
     """Batches start as soon as an instance is free."""
@@ -230,8 +244,9 @@ class TestTimeout:
     ],
 )
 def test_a_wrong_parameter_is_named(discipline: Discipline, key: str, value: str | float) -> None:
+    wrong: dict[str, Any] = {key: value}
     with pytest.raises(ConfigError, match=f"discipline.{key}: {value!r} is no"):
-        serve(discipline, [0], **{key: value})
+        serve(discipline, [0], **wrong)
 
 
 def test_the_built_in_disciplines_have_different_names() -> None:
