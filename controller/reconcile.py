@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from partita.mig import Geometry
 from partita.model.cluster import Gpu, Instance, instances_of
@@ -21,6 +21,9 @@ from partita.model.plan import (
     SubCluster,
 )
 from partita.model.service import Service
+
+MOVE_GAIN = 0.1
+"""Share by which the most crowded group must gain for instances to change groups: rates are never the same twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,6 @@ class Candidate:
     label: str
     plan: Plan
     firm: bool = False
-    commands: int = field(default=0)
 
 
 def candidates(
@@ -67,22 +69,28 @@ def candidates(
 ) -> list[Candidate]:
     """Return the plans worth considering, without the standing one; each number of GPUs appears once.
 
-    Where no plugin has an opinion on the number of GPUs, the standing number is kept.
+    Where no plugin has an opinion on the number of GPUs, the standing number is kept. Numbers too small to give every
+    group of services an instance are raised. A firm wish for what stands already leaves nothing to consider.
     """
     wanted: dict[int, Candidate] = {}
+    settled = False
     opinions = [(name, p.suggestion, p.reason) for name, p in proposals if isinstance(p.suggestion, Capacity)]
     if not opinions:
         opinions = [("standing", Capacity(max(1, len(standing.gpus))), "no plugin asks for another number of GPUs")]
     for name, capacity, reason in opinions:
         for number in (capacity.gpus, *capacity.alternatives):
-            gpus = max(1, min(number, len(inventory)))
+            asked = max(1, min(number, len(inventory)))
+            gpus = _least(asked, wishes, services, inventory, rates_rps)
             firm = capacity.firm and number == capacity.gpus
             if gpus in wanted and not firm:
                 continue
-            plan = build(gpus, wishes, services, inventory, rates_rps, reason)
+            why = reason if gpus == asked else f"{reason} ({gpus} GPUs at least, for the services to fit)"
+            plan = build(gpus, wishes, services, inventory, rates_rps, why, standing)
             if not same(plan, standing):
                 wanted[gpus] = Candidate(f"{name}: {gpus} GPU{'s' if gpus != 1 else ''}", plan, firm)
-    return list(wanted.values())
+            settled = settled or (firm and same(plan, standing))
+    found = list(wanted.values())
+    return [] if settled and not any(c.firm for c in found) else found
 
 
 def build(
@@ -92,15 +100,17 @@ def build(
     inventory: Sequence[Gpu],
     rates_rps: Sequence[float],
     reason: str,
+    standing: Plan | None = None,
 ) -> Plan:
     """Make the plan that holds the first `gpus` GPUs of the inventory.
 
-    Lower numbers are held first, so that the GPUs given back are those that a min-id discipline leaves idle.
+    Lower numbers are held first, so that the GPUs given back are those that a min-id discipline leaves idle. Where the
+    same instances serve the same groups as in `standing`, they change groups only if that is worth their loading.
     """
-    chosen = inventory[:gpus]
-    held = tuple(HeldGpu(g.id, wishes.geometry.get(g.id, g.geometry)) for g in chosen)
-    instances = [i for g, h in zip(chosen, held, strict=True) for i in instances_of(g, h.geometry)]
-    groups = _groups(wishes.placement, services, instances, rates_rps)
+    held, instances = _hold(gpus, wishes, inventory)
+    wanted = _wanted(wishes.placement, services, instances, rates_rps)
+    names, weights = [n for n, _ in wanted], [w for _, w in wanted]
+    groups = zip(names, _shared_out(instances, weights, _counts(standing, names, instances)), strict=True)
     sub_clusters = tuple(
         SubCluster(f"group{n}", tuple(members), names, tuple(wishes.batching[name] for name in names))
         for n, (names, members) in enumerate(groups)
@@ -115,21 +125,37 @@ def same(plan: Plan, other: Plan) -> bool:
     return replace(plan, reason="") == replace(other, reason="")
 
 
-def _groups(
+def _hold(gpus: int, wishes: Wishes, inventory: Sequence[Gpu]) -> tuple[tuple[HeldGpu, ...], list[Instance]]:
+    """Return the first GPUs of the inventory, cut as wished, and their instances."""
+    chosen = inventory[:gpus]
+    held = tuple(HeldGpu(g.id, wishes.geometry.get(g.id, g.geometry)) for g in chosen)
+    return held, [i for g, h in zip(chosen, held, strict=True) for i in instances_of(g, h.geometry)]
+
+
+def _least(
+    gpus: int, wishes: Wishes, services: Sequence[Service], inventory: Sequence[Gpu], rates_rps: Sequence[float]
+) -> int:
+    """Return the smallest number from `gpus` on that gives every group an instance; `gpus` if none does."""
+    for number in range(gpus, len(inventory) + 1):
+        _, instances = _hold(number, wishes, inventory)
+        if len(instances) >= len(_wanted(wishes.placement, services, instances, rates_rps)):
+            return number
+    return gpus
+
+
+def _wanted(
     placement: Placement | None, services: Sequence[Service], instances: Sequence[Instance], rates_rps: Sequence[float]
-) -> list[tuple[tuple[str, ...], list[Instance]]]:
-    """Say which services live on which instances.
+) -> list[tuple[tuple[str, ...], float]]:
+    """Say which services live together, and each group's share.
 
     Without a wish, all live together where they fit; else they are packed into as few groups as fit, largest first,
     and the instances are shared out by the groups' rates.
     """
     if placement is not None:
-        wanted = [(tuple(sorted(names)), weight) for names, weight in placement.groups]
-    else:
-        rate = {s.name: max(r, 1e-9) for s, r in zip(services, rates_rps, strict=True)}
-        room = min((i.memory_gib for i in instances), default=0.0)
-        wanted = [(names, sum(rate[n] for n in names)) for names in _packed(services, room)]
-    return list(zip((names for names, _ in wanted), _shared_out(instances, [w for _, w in wanted]), strict=True))
+        return [(tuple(sorted(names)), weight) for names, weight in placement.groups]
+    rate = {s.name: max(r, 1e-9) for s, r in zip(services, rates_rps, strict=True)}
+    room = min((i.memory_gib for i in instances), default=0.0)
+    return [(names, sum(rate[n] for n in names)) for names in _packed(services, room)]
 
 
 def _packed(services: Sequence[Service], room_gib: float) -> list[tuple[str, ...]]:
@@ -145,11 +171,32 @@ def _packed(services: Sequence[Service], room_gib: float) -> list[tuple[str, ...
     return [tuple(sorted(names)) for _, names in bins]
 
 
-def _shared_out(instances: Sequence[Instance], weights: Sequence[float]) -> list[list[Instance]]:
-    """Share instances out by weight: one each as far as they go, the rest to whoever has most weight an instance."""
+def _counts(standing: Plan | None, names: Sequence[tuple[str, ...]], instances: Sequence[Instance]) -> list[int] | None:
+    """Return how many of these instances each of these groups has in the standing plan; None if it has others."""
+    if standing is None or [g.services for g in standing.sub_clusters] != list(names):
+        return None
+    if [i for g in standing.sub_clusters for i in g.instances] != list(instances):
+        return None
+    return [len(g.instances) for g in standing.sub_clusters]
+
+
+def _shared_out(
+    instances: Sequence[Instance], weights: Sequence[float], before: Sequence[int] | None
+) -> list[list[Instance]]:
+    """Share instances out by weight: one each as far as they go, the rest to whoever has most weight an instance.
+
+    The shares of `before` stay unless the most crowded group gains by MOVE_GAIN.
+    """
     counts = [1 if n < len(instances) else 0 for n in range(len(weights))]
     for _ in range(len(instances) - sum(counts)):
         neediest = max(range(len(weights)), key=lambda n: (weights[n] / max(counts[n], 1), -n))
         counts[neediest] += 1
+    if before is not None and _crowding(weights, before) <= _crowding(weights, counts) * (1 + MOVE_GAIN):
+        counts = list(before)
     ends = [sum(counts[: n + 1]) for n in range(len(counts))]
     return [list(instances[end - count : end]) for count, end in zip(counts, ends, strict=True)]
+
+
+def _crowding(weights: Sequence[float], counts: Sequence[int]) -> float:
+    """Return the most weight an instance that any group has."""
+    return max((w / n for w, n in zip(weights, counts, strict=True) if n), default=0.0)
