@@ -48,10 +48,13 @@ FAR_STEPS_KEPT = 4096
 FAR_STEPS = 3
 """Epochs that the far forecast looks ahead."""
 
-REHEARSED_LEVEL = 0.9
+REHEARSED_LEVEL = 0.95
 """Quantile of the near forecast that candidates are rehearsed at."""
 MOST_GROWTH = 4.0
 """Largest factor by which a service's recent requests are multiplied for a rehearsal."""
+
+
+_NO_SHARES = "GPU% is not carried out by any executor of this version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class Loop:
         """Return the first state: the cluster as given is the standing plan."""
         names = tuple(s.name for s in self.services)
         wishes = Wishes({g.id: g.geometry for g in self.inventory}, dict.fromkeys(names, self.batching))
-        gpus = len(self.inventory) if self.settings.budgets.max_gpus is None else self.settings.budgets.max_gpus
+        gpus = min(len(self.inventory), self.settings.budgets.max_gpus or len(self.inventory))
         standing = build(gpus, wishes, self.services, self.inventory, [1.0] * len(names), "the cluster as given")
         near_s, epoch_s = self.settings.near_s, self.settings.epoch_s
         return State(
@@ -146,7 +149,7 @@ class Loop:
         """Forecast until a change decided now would be in force; over the coming epochs once in each."""
         settings = self.settings
         reach_s = 2 * settings.near_s + self.prices.delays.model_load_s
-        near = self.near.forecast(state.near.steps, steps=max(2, ceil(reach_s / settings.near_s)), levels=LEVELS)
+        near = self.near.forecast(state.near.steps, steps=max(2, ceil(reach_s / state.near.step_s)), levels=LEVELS)
         if state.far_forecast is not None and observation.watermark_s < state.epoch_at_s:
             return near, state.far_forecast
         try:
@@ -180,7 +183,7 @@ class Loop:
                 options=self.options,
             )
             proposals += found
-            opinions += said
+            opinions += [replace(o, fault=_NO_SHARES) if hook == "propose_shares" and not o.fault else o for o in said]
         return replace(state, host=memory, wishes=state.wishes.updated(proposals)), proposals, opinions
 
     def _plan(
@@ -234,7 +237,8 @@ class Loop:
         """Keep the candidates that are feasible and that nobody vetoes; the others keep their reason."""
         allowed, refused, faults, memory = [], [], list[Opinion](), state.host
         for candidate in found:
-            problems = [v.message for v in feasible(candidate.plan, self.services, self.inventory, self._budgets())]
+            violations = feasible(candidate.plan, self.services, self.inventory, self.settings.budgets)
+            problems = [v.message for v in violations]
             if not problems:
                 vetoes, said, memory = self.host.vetoes(
                     tick=state.tick,
@@ -254,9 +258,6 @@ class Loop:
                 allowed.append(candidate)
         return allowed, refused, replace(state, host=memory), faults
 
-    def _budgets(self) -> Budgets:
-        return self.settings.budgets
-
     def _rehearse(
         self, state: State, plans: Sequence[Candidate], observation: Observation, near: Forecast
     ) -> list[Rehearsed | None]:
@@ -266,7 +267,7 @@ class Loop:
             return [None] * len(plans)
         measured = np.diff(recent.offsets) / (until_s - since_s)
         factors: NDArray[np.float64] = np.where(
-            measured > 0, np.clip(near.peak(REHEARSED_LEVEL) / np.maximum(measured, 1e-9), 0.0, MOST_GROWTH), 0.0
+            measured > 0, np.clip(near.lasting(REHEARSED_LEVEL) / np.maximum(measured, 1e-9), 0.0, MOST_GROWTH), 0.0
         )
         span = (round(since_s * 1e9), round(until_s * 1e9))
         rng = np.random.Generator(np.random.PCG64([self.settings.seed, state.tick]))

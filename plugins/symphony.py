@@ -5,7 +5,7 @@ ours. It sizes the cluster for an upper quantile of the near forecast by the sta
 learns from what is missed, and lets rehearsal say whether fewer GPUs would do. Deferred batching with the
 lowest-numbered free GPU first fills GPUs from number 0 up, so the last ones are idle when they are not needed.
 
-Options: ``quantile`` (0.9) of the near forecast; ``utilisation`` (1.0) that the staggered need may fill; ``reserve``
+Options: ``quantile`` (0.95) of the near forecast; ``utilisation`` (1.0) that the staggered need may fill; ``reserve``
 (0) GPUs on top; ``stabilisation_s`` (60) for which fewer GPUs must have been enough before any is given back.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from partita.errors import ConfigError
@@ -27,11 +28,14 @@ LEAST_SAMPLE = 200
 """Requests below which a measured attainment says nothing yet."""
 
 
+MOST_HEADROOM = 3.0
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the operator may set."""
 
-    quantile: float = 0.9
+    quantile: float = 0.95
     utilisation: float = 1.0
     reserve: float = 0.0
     stabilisation_s: float = 60.0
@@ -71,10 +75,11 @@ def propose_capacity(
 ) -> Proposal:
     """Hold what an upper quantile of the near forecast needs; give back only what was not needed for a while."""
     settings = Settings.read(options)
-    past = memory or {"wanted": [], "headroom": 1.0}
+    past = memory or {"wanted": [], "headroom": 1.0, "asked": 0}
     held = max(1, len(standing.gpus))
-    headroom = _learned(float(past["headroom"]), services, observation)
-    rates = near.peak(settings.quantile)
+    refused = 0 < past["asked"] < held
+    headroom = _learned(float(past["headroom"]), refused, services, observation)
+    rates = near.lasting(settings.quantile)
     busy = gpus_busy(services, rates.tolist(), slicing(standing))
     needed = whole_gpus(busy / settings.utilisation * headroom + settings.reserve)
     since = observation.now_s - settings.stabilisation_s
@@ -85,13 +90,24 @@ def propose_capacity(
     why = f"{seen}; with headroom {headroom:.2f} that is {needed}"
     if gpus > needed:
         why += f", and {gpus} were needed in the last {settings.stabilisation_s:.0f} s"
-    alternatives = tuple(n for n in (gpus + 1,) if gpus > held and n <= len(inventory))
-    kept = {"wanted": wanted, "headroom": headroom}
-    return Proposal(Capacity(max(1, min(gpus, len(inventory))), alternatives), why, kept)
+    gpus = min(gpus, len(inventory))
+    steps = (n for n in _ladder(gpus) if (n < held if gpus < held else gpus > held) and n <= len(inventory))
+    kept = {"wanted": wanted, "headroom": headroom, "asked": gpus}
+    return Proposal(Capacity(gpus, tuple(steps)), why, kept)
 
 
-def _learned(headroom: float, services: Sequence[Service], observation: Observation) -> float:
-    """Return the headroom after what was missed since the last turn: up fast on a miss, down slowly without."""
+def _ladder(gpus: int) -> tuple[int, ...]:
+    """Return larger numbers for rehearsal to try, should this one not do."""
+    return tuple(sorted({gpus + 1, gpus + 2, ceil(gpus * 1.4), ceil(gpus * 2)}))
+
+
+def _learned(headroom: float, refused: bool, services: Sequence[Service], observation: Observation) -> float:
+    """Return the headroom after the last turn: up fast on a miss, up a little when rehearsal refused, else slowly down.
+
+    What rehearsal refuses need not be asked for again at every turn; as the headroom falls, it is tried now and then.
+    """
+    if refused:
+        headroom = min(MOST_HEADROOM, headroom * 1.01)
     offered = sum(o.offered for o in observation.outcomes.values())
     if offered < LEAST_SAMPLE:
         return headroom
@@ -100,5 +116,5 @@ def _learned(headroom: float, services: Sequence[Service], observation: Observat
         s.attainment * observation.outcomes[s.name].offered for s in services if s.name in observation.outcomes
     )
     if good < target:
-        return min(3.0, headroom * (1.0 + 2.0 * min(0.1, (target - good) / offered)))
-    return max(1.0, headroom * 0.999)
+        return min(MOST_HEADROOM, headroom * (1.0 + 2.0 * min(0.1, (target - good) / offered)))
+    return max(1.0, headroom * 0.998)

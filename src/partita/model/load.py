@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,19 @@ class Forecast:
         weight = float(np.clip((level - self.levels[low]) / span, 0.0, 1.0)) if span > 0 else 0.0
         mixed: NDArray[np.float64] = (1 - weight) * self.rps[:, low, :] + weight * self.rps[:, high, :]
         return mixed
+
+    def lasting(self, level: float) -> NDArray[np.float64]:
+        """Quantile of the mean rate over the whole horizon, by service; shape ``(services,)``.
+
+        The chance of arrivals (Poisson: variance rate / step) is independent from step to step and shrinks in the mean;
+        the rest of the spread is taken to last. Use it where arrivals bring their own chance, as in a rehearsal.
+        """
+        steps = self.rps.shape[2]
+        middle, upper = self.quantile(0.5).mean(axis=1), self.quantile(level).mean(axis=1)
+        z = NormalDist().inv_cdf(min(max(level, 1e-6), 1 - 1e-6))
+        chance = z * z * middle / self.step_s * (1 - 1 / steps)
+        spread: NDArray[np.float64] = np.sqrt(np.maximum((upper - middle) ** 2 - chance, 0.0))
+        return np.maximum(middle + np.copysign(spread, level - 0.5), 0.0)
 
     def peak(self, level: float) -> NDArray[np.float64]:
         """Highest rate over the horizon at one level, by service; shape ``(services,)``."""

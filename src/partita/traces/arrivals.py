@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, Protocol
 
 import numpy as np
@@ -117,7 +118,7 @@ class TraceArrivals:
         self._blocks: Iterator[Rows | Counts] = iter(blocks)
         self._mapping, self._speed, self._seed = mapping, speed, seed
         self._end_ns, self._width_ns = end_ns, round((bin_s or 0.0) * 1e9)
-        self.span_ns = int(self._replay_ns(np.array([end_ns]))[0])
+        self.span_ns = end_ns - begin_ns if speed == 1.0 else ceil((end_ns - begin_ns) / speed)
         self._pending = [_Pending() for _ in self.services]
         self._block: Rows | Counts | None = None
         self._from = 0
