@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from os.path import expanduser, expandvars
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,9 +96,9 @@ class Scenario(Entry):
         return {p if isinstance(p, str) else p.name: {} if isinstance(p, str) else p.options for p in self.policies}
 
     def trace_path(self) -> Path:
-        """Return the trace file, seen from the scenario's folder."""
+        """Return the trace file, seen from the scenario's folder; ``~`` and environment variables stand in it."""
         assert self.demand.trace is not None
-        return self._folder / self.demand.trace.file
+        return self._folder / expandvars(expanduser(self.demand.trace.file))
 
     def document(self) -> dict[str, Any]:
         """Return the scenario as plain data, every default filled in."""

@@ -228,7 +228,9 @@ class Window(Entry):
 class TraceEntry(Window):
     """A trace file."""
 
-    file: Name = Field(description="the file, seen from the scenario's folder; .gz and .zst are read directly")
+    file: Name = Field(
+        description="the file, seen from the scenario's folder; ~ and $VARIABLES stand in it, .gz and .zst are read"
+    )
     format: Name | None = Field(None, description="name of the format; left out: detected")
 
 

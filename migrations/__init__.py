@@ -1,0 +1,1 @@
+"""The database schema, as plain SQL applied in order; forward only, and never edited once released."""

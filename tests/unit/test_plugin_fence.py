@@ -134,7 +134,11 @@ def test_a_plugin_that_hangs_is_killed_with_what_it_started_and_costs_only_its_p
     ("name", "body", "fault"),
     [
         ("raises", "raise RuntimeError('boom')", "raised RuntimeError: boom"),
-        ("nonsense", "return Capacity(3)", "answered Capacity(gpus=3, alternatives=(), firm=False) instead of a Proposal or None"),
+        (
+            "nonsense",
+            "return Capacity(3)",
+            "answered Capacity(gpus=3, alternatives=(), firm=False) instead of a Proposal or None",
+        ),
         ("exits", "os._exit(7)", "its process ended before its answer: exit code 7"),
         ("killed", "os.kill(os.getpid(), 9)", "its process ended before its answer: killed by signal SIGKILL"),
         ("unsendable", "return lambda: 0", "its answer cannot be sent: "),

@@ -78,7 +78,8 @@ class Forecast:
         z = NormalDist().inv_cdf(min(max(level, 1e-6), 1 - 1e-6))
         chance = z * z * middle / self.step_s * (1 - 1 / steps)
         spread: NDArray[np.float64] = np.sqrt(np.maximum((upper - middle) ** 2 - chance, 0.0))
-        return np.maximum(middle + np.copysign(spread, level - 0.5), 0.0)
+        lasting: NDArray[np.float64] = np.maximum(middle + np.copysign(spread, level - 0.5), 0.0)
+        return lasting
 
     def peak(self, level: float) -> NDArray[np.float64]:
         """Highest rate over the horizon at one level, by service; shape ``(services,)``."""
