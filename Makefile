@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install test test-all lint format bench bench-fidelity clean
+.PHONY: help demo install test test-all lint format bench bench-fidelity bench-policies clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -40,10 +40,13 @@ format: $(TEST) ## put the code into its format, and mend what can be mended
 	@$(BIN)/ruff format
 
 bench: $(TEST) ## measure speed
-	@$(BIN)/python -m pytest -q tests/bench --benchmark-enable -k "not fidelity"
+	@$(BIN)/python tests/bench/bench_replay_speed.py
 
 bench-fidelity: $(TEST) ## compare the disciplines with reference schedulers (needs PARTITA_REFERENCE_DIR)
-	@$(BIN)/python -m pytest -q -s tests/bench -k fidelity
+	@$(BIN)/python tests/bench/bench_fidelity.py
+
+bench-policies: $(TEST) ## compare the policies on real traces (needs PARTITA_REFERENCE_DIR; minutes)
+	@$(BIN)/python tests/bench/bench_policies.py
 
 clean: ## remove .venv, build outputs and caches (never the database)
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
