@@ -30,16 +30,17 @@ def commands_for(plan: Plan, cluster: ClusterState) -> tuple[Command, ...]:
         if g in cluster.held and cluster.geometry.get(g) != geometry
     ]
     fresh = {c.gpu for c in (*acquire, *repartition) if isinstance(c, Acquire | Repartition)}
-    there = {s.instance.id: s for s in cluster.instances if s.instance.gpu not in fresh}
+    there = {s.instance.id: s for s in cluster.instances if s.instance.gpu in wanted and s.instance.gpu not in fresh}
+    serving = {i.id: group.services for group in plan.sub_clusters for i in group.instances}
     load: list[Command] = []
+    for instance, services in serving.items():
+        has = _services(there.get(instance))
+        if missing := tuple(s for s in services if s not in has):
+            load.append(LoadModels(instance, missing, reason))
     unload: list[Command] = []
-    for group in plan.sub_clusters:
-        for instance in group.instances:
-            has = _services(there.get(instance.id))
-            if missing := tuple(s for s in group.services if s not in has):
-                load.append(LoadModels(instance.id, missing, reason))
-            if surplus := tuple(sorted(has - set(group.services))):
-                unload.append(UnloadModels(instance.id, surplus, reason))
+    for instance, state in there.items():
+        if surplus := tuple(sorted(_services(state).difference(serving.get(instance, ())))):
+            unload.append(UnloadModels(instance, surplus, reason))
     regroup: list[Command] = []
     if cluster.sub_clusters != plan.sub_clusters or cluster.routes != plan.routes:
         regroup.append(Regroup(plan.sub_clusters, plan.routes, reason))

@@ -29,7 +29,18 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 MODEL = "A100-80GB"
 BUILT_IN: Mapping[str, Discipline] = {d.name: d for d in DISCIPLINES}
-SLOWER = {WHOLE_GPU: 1.0, "7g.80gb": 1.0, "4g.40gb": 1.5, "3g.40gb": 2.0, "2g.20gb": 3.0, "1g.20gb": 5.0, "1g.10gb": 5.0}
+DEFERRED = Batching("deferred")
+QUICK = Delays(model_load_s=2.0, repartition_s=1.0)
+DEFAULTS = Settings()
+SLOWER = {
+    WHOLE_GPU: 1.0,
+    "7g.80gb": 1.0,
+    "4g.40gb": 1.5,
+    "3g.40gb": 2.0,
+    "2g.20gb": 3.0,
+    "1g.20gb": 5.0,
+    "1g.10gb": 5.0,
+}
 """How much longer a batch takes on each profile than on the whole GPU; made up."""
 
 
@@ -69,7 +80,9 @@ class Listed:
         self._instants = [np.sort(np.asarray(ns, np.int64)) for ns in instants]
         self._next = [0] * len(names)
         first = np.cumsum([0, *(len(ns) for ns in self._instants)])
-        self._sizes = [np.arange(a, a + len(ns), dtype=np.float32) for a, ns in zip(first, self._instants, strict=False)]
+        self._sizes = [
+            np.arange(a, a + len(ns), dtype=np.float32) for a, ns in zip(first, self._instants, strict=False)
+        ]
 
     def until(self, ns: int) -> Arrivals:
         """Return the requests before `ns` that have not been returned yet."""
@@ -90,7 +103,8 @@ def even(rate_rps: float, span_s: float) -> NDArray[np.int64]:
 def random_instants(rate_rps: float, span_s: float, seed: int) -> NDArray[np.int64]:
     """Return Poisson instants in ns, their number fixed at its mean."""
     rng = np.random.default_rng(seed)
-    return np.sort(rng.integers(0, round(span_s * 1e9), round(rate_rps * span_s)))
+    drawn: NDArray[np.int64] = np.sort(rng.integers(0, round(span_s * 1e9), round(rate_rps * span_s)))
+    return drawn
 
 
 @dataclass(slots=True)
@@ -164,9 +178,9 @@ def make_loop(
     *,
     policies: tuple[str, ...] | None = None,
     options: Mapping[str, Mapping[str, OptionValue]] | None = None,
-    batching: Batching = Batching("deferred"),
-    delays: Delays = Delays(2.0, 1.0),
-    settings: Settings = Settings(),
+    batching: Batching = DEFERRED,
+    delays: Delays = QUICK,
+    settings: Settings = DEFAULTS,
     near: Forecaster = NEAR,
     disciplines: Mapping[str, Discipline] = BUILT_IN,
 ) -> Loop:

@@ -10,6 +10,7 @@ from miniature import cut, gpus, service
 from partita.controller.reconcile import Candidate, Wishes, build, candidates, same
 from partita.model.cluster import Batching
 from partita.model.plan import Batchings, Capacity, Geometries, Placement, Plan, Proposal, Shares, feasible
+from partita.model.service import Service
 
 INVENTORY = gpus(4)
 SMALL = (service("a"), service("b"), service("c"))
@@ -24,7 +25,10 @@ def say(name: str, gpus: int, *alternatives: int, firm: bool = False) -> tuple[s
 
 
 def propose(
-    *proposals: tuple[str, Proposal], standing: int = 2, services: Sequence = SMALL, rates: Sequence[float] = (1, 1, 1)
+    *proposals: tuple[str, Proposal],
+    standing: int = 2,
+    services: Sequence[Service] = SMALL,
+    rates: Sequence[float] = (1, 1, 1),
 ) -> list[Candidate]:
     stands = build(standing, WISHES, services, INVENTORY, rates, "stands")
     return candidates(proposals, WISHES, services, INVENTORY, rates, stands)
