@@ -11,6 +11,7 @@ from partita.controller.config import Scenario
 from partita.controller.demand import Demand
 from partita.controller.run import Run, run_scenario
 from partita.plots import Course, Mark
+from partita.plugins.alarm import LIMIT_S
 from partita.ports import Journal
 
 Progress = Callable[[float, float], None]
@@ -21,6 +22,7 @@ def compare(
     policies: Sequence[str],
     *,
     seed: int,
+    plugin_limit_s: float = LIMIT_S,
     watch: Callable[[str], Progress],
     demand: Demand,
     journal: Callable[[str], Journal] | None = None,
@@ -35,6 +37,7 @@ def compare(
             policy=policy,
             seed=seed,
             demand=demand,
+            plugin_limit_s=plugin_limit_s,
             progress=progress,
             journal=journal(name) if journal else None,
         )

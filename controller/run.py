@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,10 +15,11 @@ from partita.controller.config import Scenario
 from partita.controller.demand import Demand, read_demand
 from partita.controller.loop import Loop, Settings, Turn
 from partita.controller.turn import run as turn_until
-from partita.errors import ConfigError, Infeasible
+from partita.errors import ConfigError, Infeasible, PluginError
 from partita.forecasting import FAR, NEAR
-from partita.model.plan import Action, Decision, OptionValue, Plan, feasible
-from partita.plugins.host import PluginHost
+from partita.model.plan import Action, Decision, Opinion, OptionValue, Plan, feasible
+from partita.plugins.alarm import LIMIT_S, AlarmCaller
+from partita.plugins.host import FAULTS_ALLOWED, PluginHost
 from partita.ports import Discipline, Journal
 from partita.replay.cluster import Delays, SimulatedCluster
 from partita.replay.disciplines import DISCIPLINES
@@ -54,13 +55,16 @@ def run_scenario(
     progress: Progress | None = None,
     journal: Journal | None = None,
     demand: Demand | None = None,
+    plugin_limit_s: float = LIMIT_S,
 ) -> Run:
     """Replay a scenario under one policy (None: the cluster as given) and score it.
 
-    `demand` saves reading the trace's summary again. Raises Infeasible if the cluster as given cannot serve it.
+    `demand` saves reading the trace's summary again; `plugin_limit_s` is how long one call of a plugin may take before
+    it counts as hung. Raises Infeasible if the cluster as given cannot serve the scenario, PluginError if the policy
+    never gives a usable answer.
     """
     demand = demand or read_demand(scenario)
-    host = PluginHost.load()
+    host = PluginHost.load(caller=AlarmCaller(plugin_limit_s))
     if policy is not None:
         host.require([policy])
     disciplines = known_disciplines(host)
@@ -71,7 +75,7 @@ def run_scenario(
         world = _make_world(scenario, demand, loop, source, disciplines, watched=policy is not None)
         world.cluster.begin_with(state.standing)
         span_s = source.span_ns / 1e9
-        record = _Record(progress, span_s)
+        record = _Record(policy, progress, span_s)
         if policy is None:
             _pass_time(world, loop.settings.near_s, span_s, record)
         else:
@@ -89,8 +93,9 @@ def known_disciplines(host: PluginHost) -> dict[str, Discipline]:
 class _Record:
     """Keeps what is to be shown of a run while it goes."""
 
-    def __init__(self, progress: Progress | None, span_s: float) -> None:
-        self._progress, self._span_s = progress, span_s
+    def __init__(self, policy: str | None, progress: Progress | None, span_s: float) -> None:
+        self._policy, self._progress, self._span_s = policy, progress, span_s
+        self._failures: list[Opinion] | None = []
         self._forecasts: list[tuple[float, float]] = []
         self.decisions: list[Decision] = []
 
@@ -101,7 +106,20 @@ class _Record:
             self._forecasts.append((decision.at_s, decision.forecast_rps))
         if decision.action is Action.ACT or any(o.fault for o in decision.opinions):
             self.decisions.append(decision)
+        self._judge([o for o in decision.opinions if o.plugin == self._policy])
         self.reached(decision.at_s)
+
+    def _judge(self, opinions: Sequence[Opinion]) -> None:
+        """Give up on a policy that has failed in its first turns and never worked: its score would not be its own."""
+        if self._failures is None or not opinions:
+            return
+        if any(not o.fault for o in opinions):
+            self._failures = None
+            return
+        self._failures.append(opinions[0])
+        if len(self._failures) > FAULTS_ALLOWED:
+            first = self._failures[0]
+            raise PluginError(f"{first.fault}; no turn of the policy worked", plugin=first.plugin, hook=first.hook)
 
     def reached(self, at_s: float) -> None:
         """Tell whoever watches how far the run is."""

@@ -33,6 +33,15 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--quiet", is_flag=True, help="Print nothing but errors; files are still written.")
 @click.option("--journal", is_flag=True, help="Write every turn of the loop to the database, for partita explain.")
 @click.option(
+    "--plugin-timeout",
+    "plugin_limit_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="One call of a plugin that takes longer counts as hung.",
+)
+@click.option(
     "--schema",
     is_flag=True,
     is_eager=True,
@@ -50,6 +59,7 @@ def replay(
     seed: int | None,
     quiet: bool,
     journal: bool,
+    plugin_limit_s: float,
     database: Database,
 ) -> None:
     """Play SCENARIO (a YAML file) through the loop on a simulated cluster and score every policy.
@@ -85,7 +95,9 @@ def replay(
         journals = _journals(wanted, dsn) if journal and dsn else None
         demand = read_demand(wanted, dsn=dsn)
         watch = stack.enter_context(watching(quiet=quiet))
-        runs = compare(wanted, names, seed=wanted.seed, demand=demand, watch=watch, journal=journals)
+        runs = compare(
+            wanted, names, seed=wanted.seed, plugin_limit_s=plugin_limit_s, demand=demand, watch=watch, journal=journals
+        )
     result = result_document(wanted, runs, seed=wanted.seed)
     if json_file == "-":
         click.echo(result_text(result), nl=False)
