@@ -71,3 +71,21 @@ def test_it_is_listed_beside_the_built_in_ones(installed: Path, tmp_path: Path) 
 def test_it_keeps_the_rules(installed: Path, tmp_path: Path) -> None:
     said = partita("plugins", "check", "headroom", cwd=tmp_path, path=installed)
     assert said == "headroom: no problems found.\n"
+
+
+SCENARIO = """
+cluster: [{gpu: A100-80GB, count: 4}]
+services:
+  - {name: vision, slo_ms: 50, memory_gib: 1, latency: {alpha_ms: 1.0, beta_ms: 5.0}}
+load:
+  arrivals: {process: poisson, rate_rps: 200, duration_s: 90}
+policies: [headroom]
+"""
+
+
+def test_it_stands_in_a_decision(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenario.yaml").write_text(SCENARIO)
+    result = json.loads(partita("replay", "scenario.yaml", "--json", "-", cwd=tmp_path, path=installed))
+    opinions = [o for decision in result["decisions"]["headroom"] for o in decision["opinions"]]
+    assert opinions
+    assert {(o["plugin"], o["hook"], o["fault"]) for o in opinions} == {("headroom", "propose_capacity", "")}
