@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 
 from partita.controller.ahead import Ahead
 from partita.controller.config import Scenario
@@ -37,7 +38,10 @@ class Demand:
     open: Callable[[int], AbstractContextManager[ArrivalSource]]
     counted_from_s: float = 0.0
     peak_rps: Mapping[str, float] = field(default_factory=dict)
-    """Highest rate of each service over a minute of the trace, as it is played; of a law its rate."""
+    """Rates of the services in the trace's busiest minute, as it is played; of a law its mean rates.
+
+    The busiest minute is the one whose requests take most GPU time in full batches.
+    """
 
 
 def read_demand(scenario: Scenario, *, dsn: str | None = None) -> Demand:
@@ -83,7 +87,9 @@ def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: Op
     begin_ns, end_ns = window.span_ns(int(first.at_ns[0]))
     mapping = ServiceMap(scenario.trace_rules())
     with blocks() as stream:
-        summary = summarise_blocks(stream, info, mapping, begin_ns=begin_ns, end_ns=end_ns)
+        summary = summarise_blocks(
+            stream, info, mapping, begin_ns=begin_ns, end_ns=end_ns, weigh=cache(lambda s: _gpu_time_s(scenario, s))
+        )
     if summary is None or not mapping.services:
         part = f"between {window.from_ or 'its start'} and {window.to or 'its end'}"
         raise TraceError(f"holds no requests {part} for the scenario's services", file=name)
@@ -101,8 +107,15 @@ def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: Op
                 seed=seed,
             )
 
-    peaks = dict(zip(summary.services, (summary.peak_minute_rps * window.speed).tolist(), strict=True))
+    peaks = dict(zip(summary.services, (summary.busiest_minute_rps * window.speed).tolist(), strict=True))
     return Demand(scenario.services(mapping.services), start, peak_rps=peaks)
+
+
+def _gpu_time_s(scenario: Scenario, name: str) -> float:
+    """Return the time a request of a service takes in the largest batch that its SLO allows, on its slowest profile."""
+    [service] = scenario.services([name])
+    shares = [c.latency_s(b) / b for c in service.curves if (b := service.largest_batch(c.profile)) > 0]
+    return max(shares, default=1.0)
 
 
 def summarise_import(dsn: str, record: ImportRecord, *, end_ns: int | None = None) -> TraceSummary:

@@ -43,6 +43,18 @@ def test_requests() -> None:
     assert (found.entries, found.missing_bins, found.dropped) == (7, 0, 0)
 
 
+def test_the_busiest_minute_is_that_of_all_services_together_by_weight() -> None:
+    # Minute 0: a 3, b 1. Minute 1, over the end of a block: a 1, b 2. A request of b weighs one or four.
+    blocks = requests(0, 1, 2, 3, 61, names="aaaba"), requests(62, 63, 130, names="bba")
+    info = TraceInfo("test", "requests")
+    equal = summarise_blocks(blocks, info, ServiceMap())
+    heavy = summarise_blocks(blocks, info, ServiceMap(), weigh=lambda name: 4.0 if name == "b" else 1.0)
+    assert equal is not None
+    assert heavy is not None
+    assert equal.busiest_minute_rps == pytest.approx([3 / 60, 1 / 60])
+    assert heavy.busiest_minute_rps == pytest.approx([1 / 60, 2 / 60])
+
+
 def test_several_services_become_one_and_others_are_dropped() -> None:
     found = count(requests(0, 1, 2, 3, names="abca"), mapping=ServiceMap({"a": "x", "b": "x"}))
     assert (found.services, found.requests.tolist(), found.dropped) == (("x",), [3], 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ MINUTE_NS = 60_000_000_000
 class TraceSummary:
     """A trace in numbers, by service: how many requests, and the highest mean rate over a minute (or a longer bin).
 
+    `busiest_minute_rps` are the rates of all services in the one minute that weighs most in all.
     The trace begins at `begin_ns` and no request is at or after `end_ns` (unix time). `entries` are requests or bins as
     the file has them, `missing_bins` how many bins between a count trace's ends have no entry, `dropped` how many
     requests no service was found for.
@@ -32,6 +34,7 @@ class TraceSummary:
     services: tuple[str, ...]
     requests: NDArray[np.int64]
     peak_minute_rps: NDArray[np.float64]
+    busiest_minute_rps: NDArray[np.float64]
     begin_ns: int
     end_ns: int
     entries: int
@@ -72,10 +75,14 @@ def summarise_blocks(
     *,
     begin_ns: int | None = None,
     end_ns: int | None = None,
+    weigh: Callable[[str], float] = lambda _: 1.0,
 ) -> TraceSummary | None:
-    """Do the same for a stream of blocks; None if nothing is in the part."""
+    """Do the same for a stream of blocks; None if nothing is in the part.
+
+    `weigh` says what a request of a service (of the mapping's) counts towards the busiest minute.
+    """
     width = round((info.bin_s or 0.0) * 1e9)
-    tally, first, last = _Tally(), None, 0
+    tally, busiest, first, last = _Tally(), _Busiest(), None, 0
     bins: dict[str, int] = {}
     entries = dropped = 0
     for block in blocks:
@@ -93,6 +100,8 @@ def summarise_blocks(
             for name, often in zip(*np.unique(names.astype(str), return_counts=True), strict=True):
                 bins[name] = bins.get(name, 0) + int(often)
         tally.add(at[index >= 0], index[index >= 0], count[index >= 0])
+        weights = np.array([weigh(name) for name in mapping.services])
+        busiest.add(at[index >= 0] // MINUTE_NS, index[index >= 0], count[index >= 0], weights)
     if first is None:
         return None
     begin = first if begin_ns is None else begin_ns
@@ -104,6 +113,7 @@ def summarise_blocks(
         mapping.services,
         tally.requests(size),
         tally.peak(size) / max(60.0, info.bin_s or 0.0),
+        busiest.requests(size) / max(60.0, info.bin_s or 0.0),
         begin,
         end,
         entries,
@@ -184,3 +194,35 @@ class _Tally:
     def peak(self, services: int) -> NDArray[np.float64]:
         """Return the requests of the fullest minute by service."""
         return np.array([self._peak.get(s, 0) for s in range(services)], np.float64)
+
+
+class _Busiest:
+    """The requests by service of the minute that weighs most, while the minutes pass by."""
+
+    def __init__(self) -> None:
+        self._minute: int | None = None
+        self._present: NDArray[np.float64] = np.zeros(0)
+        self._best: NDArray[np.float64] = np.zeros(0)
+        self._weight = -1.0
+
+    def add(
+        self,
+        minutes: NDArray[np.int64],
+        index: NDArray[np.int64],
+        count: NDArray[np.int64],
+        weights: NDArray[np.float64],
+    ) -> None:
+        """Add requests in the order of time; `weights` are by service."""
+        edges = np.flatnonzero(np.diff(minutes)) + 1
+        for a, b in pairwise([0, *edges.tolist(), minutes.size] if minutes.size else []):
+            sums = np.bincount(index[a:b], count[a:b], minlength=weights.size).astype(np.float64)
+            if int(minutes[a]) == self._minute:
+                sums[: self._present.size] += self._present
+            self._minute, self._present = int(minutes[a]), sums
+            weight = float(sums @ weights)
+            if weight > self._weight:
+                self._best, self._weight = sums, weight
+
+    def requests(self, services: int) -> NDArray[np.float64]:
+        """Return that minute's requests by service."""
+        return np.pad(self._best, (0, services - self._best.size))
