@@ -40,7 +40,7 @@ class Delays:
 class Slot:
     """An instance that exists or is coming: when it may start its next batch, and what it holds.
 
-    `services` are those it holds or will hold, `loading` the last ones loaded: until `loaded_ns` they are not there yet.
+    `services` are those it holds or will hold; `loading`, the last ones loaded, are not there before `loaded_ns`.
     """
 
     instance: Instance
@@ -88,7 +88,7 @@ class SimulatedCluster:
         self._inventory = {g.id: (n, g) for n, g in enumerate(inventory)}
         self._delays = delays
         self._geometry: dict[str, Geometry | None] = {}
-        self._holds: list[Hold] = []
+        self.holds: list[Hold] = []
         self._away: list[Away] = []
         self._changes = 0
         self.slots: dict[str, Slot] = {}
@@ -100,7 +100,7 @@ class SimulatedCluster:
         """Put a plan in place at instant 0 at no cost: everything it wants is there and loaded."""
         for held in plan.gpus:
             self._geometry[held.gpu] = held.geometry
-            self._holds.append(Hold(held.gpu, 0))
+            self.holds.append(Hold(held.gpu, 0))
             self._create(held.gpu, 0)
         for group in plan.sub_clusters:
             for instance in group.instances:
@@ -137,7 +137,7 @@ class SimulatedCluster:
 
     def gpu_seconds(self, since_ns: int, until_ns: int) -> float:
         """Add up the time that GPUs were held between two instants, the time they drain included."""
-        return sum(_overlap(h.since_ns, h.until_ns, since_ns, until_ns) for h in self._holds) / 1e9
+        return sum(_overlap(h.since_ns, h.until_ns, since_ns, until_ns) for h in self.holds) / 1e9
 
     def away_gpu_seconds(self, since_ns: int, until_ns: int) -> float:
         """Add up the time between two instants that held GPUs were away to drain, repartition or load."""
@@ -147,7 +147,7 @@ class SimulatedCluster:
         """Return the largest number of GPUs held at one time between two instants."""
         edges = [
             edge
-            for h in self._holds
+            for h in self.holds
             if _overlap(h.since_ns, h.until_ns, since_ns, until_ns) > 0
             for edge in ((max(h.since_ns, since_ns), 1), (until_ns if h.until_ns is None else h.until_ns, -1))
         ]
@@ -190,13 +190,13 @@ class SimulatedCluster:
     def _acquire(self, gpu: str, geometry: Geometry | None, command: Command, now_ns: int) -> None:
         if gpu not in self._inventory or gpu in self._geometry:
             raise Failed(f"GPU {gpu} is not there to be acquired", command=command)
-        draining = next((h for h in reversed(self._holds) if h.gpu == gpu and (h.until_ns or 0) > now_ns), None)
+        draining = next((h for h in reversed(self.holds) if h.gpu == gpu and (h.until_ns or 0) > now_ns), None)
         begin = now_ns
         if draining is not None and draining.until_ns is not None:
             begin = draining.until_ns
             draining.until_ns = None
         else:
-            self._holds.append(Hold(gpu, now_ns))
+            self.holds.append(Hold(gpu, now_ns))
         self._geometry[gpu] = geometry
         created = begin if geometry is None else begin + round(self._delays.repartition_s * 1e9)
         self._create(gpu, created)
@@ -217,7 +217,7 @@ class SimulatedCluster:
             raise Failed(f"GPU {gpu} is not held", command=command)
         drained = self._destroy(gpu, now_ns)
         del self._geometry[gpu]
-        hold = next(h for h in reversed(self._holds) if h.gpu == gpu)
+        hold = next(h for h in reversed(self.holds) if h.gpu == gpu)
         hold.until_ns = drained
         self._away.append(Away(gpu, now_ns, drained))
 

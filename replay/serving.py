@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from partita.kernels.splice import splice
 from partita.model.cluster import Route, SubCluster
 from partita.model.load import Arrivals
-from partita.ports import Discipline, Served
+from partita.ports import Discipline, Pool, Served
 from partita.replay.pools import PoolMaker
 
 
@@ -28,6 +28,7 @@ class Server:
         self._disciplines = disciplines
         self._states: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._waiting: dict[tuple[str, tuple[str, ...]], Arrivals] = {}
+        self._at_ns = 0
 
     def advance(
         self,
@@ -42,7 +43,8 @@ class Server:
         `instances` gives numbers and free instants by sub-cluster; the instants are moved forward in place.
         """
         arrivals = self._rehome(groups, arrivals)
-        target = {route.service: route.sub_cluster for route in routes}
+        holders = {group.name for group in groups}
+        target = {route.service: route.sub_cluster for route in routes if route.sub_cluster in holders}
         accounts = []
         for group in groups:
             served_here = [n for n, s in enumerate(self._services) if target.get(s) == group.name]
@@ -50,15 +52,21 @@ class Server:
             pool = self._pools.pool(group, number, free_at)
             discipline = self._disciplines[group.batching[0].discipline]
             key = _key(group)
-            state = self._states.get(key)
-            if state is None:
-                state = discipline.initial_state(len(self._services))
+            state = self._states[key] if key in self._states else self._begin(discipline, pool)
             state, served = discipline.advance(state, _select(arrivals, served_here), pool, until_ns)
             self._states[key], self._waiting[key] = state, _still_waiting(served)
             accounts.append((group, served))
         placed = {n for n, s in enumerate(self._services) if s in target}
         lost = _select(arrivals, [n for n in range(len(self._services)) if n not in placed])
+        self._at_ns = until_ns
         return accounts, lost
+
+    def _begin(self, discipline: Discipline, pool: Pool) -> Any:
+        """Return a first state brought up to the present, so that what waited elsewhere is not served in the past."""
+        state = discipline.initial_state(len(self._services))
+        if self._at_ns > 0:
+            state, _ = discipline.advance(state, Arrivals.empty(len(self._services)), pool, self._at_ns)
+        return state
 
     def waiting(self) -> Arrivals:
         """Return all requests that still wait."""
