@@ -230,7 +230,7 @@ def _delays(scenario: Scenario) -> Delays:
 
 
 def _options(scenario: Scenario, demand: Demand, policy: str | None) -> dict[str, dict[str, OptionValue]]:
-    """Return the options of the policy; `static` is told the highest minute of the load, known in advance."""
+    """Return the options of the policy; `static` is told the busiest minute of the load, known in advance."""
     options: dict[str, Any] = {name: dict(given) for name, given in scenario.policy_options().items()}
     if policy == "static" and not any(key.startswith("peak_rps.") for key in options.get("static", {})):
         peaks = {f"peak_rps.{name}": rate for name, rate in demand.peak_rps.items()}

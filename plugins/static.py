@@ -1,7 +1,7 @@
 """Peak provisioning: hold the GPUs that carry the highest rates ever expected, at all times.
 
 Options: ``peak_rps.<service>``, the highest rate of each service in requests a second (a replay fills them from the
-trace's highest minute, known in advance, which is the strongest form of this policy); ``utilisation``, the share of
+trace's busiest minute, known in advance, which is the strongest form of this policy); ``utilisation``, the share of
 the GPUs' time that these rates may fill. Without peaks it holds every GPU there is.
 """
 
