@@ -163,6 +163,16 @@ class TestDeferred:
         served = serve(Deferred(), [*np.linspace(0, 49, 120), *late], case=Case(free_ms=[111]))
         assert finish_ms(served) == [-1] * 121 + [129] * 10
 
+    def test_the_rate_is_the_mean_of_the_last_five_seconds(self) -> None:
+        # The same old request and ten newer ones at 5050 ms. 5010 arrivals in the hundred bins before, one in the bin
+        # before those: 1.002 a ms, b + 5 + b / 1.002 ≤ 25 up to b = 10 (24.98), and the old one is given up. At 4990
+        # the rate is 0.998 and ten take 25.02: nine ride with it.
+        late = [5050, *[5055] * 10]
+        for count, expected in ((5010, [-1] + [5079] * 10), (4990, [5075] * 9 + [0] * 2)):
+            before = np.linspace(50, 5049.9, count)
+            served = serve(Deferred(), [49, *before, *late], case=Case(free_ms=[5061]), until_ms=6000)
+            assert finish_ms(served)[-11:] == expected
+
     def test_a_change_of_the_pool_changes_the_target_at_once(self) -> None:
         # As above until 106; then L(b) = b + 8, and b + 8 + b / 1.2 ≤ 25 up to b = 9 (24.5; b = 10: 26.3). At 108, when
         # the batch was to start, nine can ride with the old one (108 + L(9) = 125), ten could not.
