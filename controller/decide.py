@@ -22,7 +22,7 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
     if standing.shortfall > 0:
         better = min((*allowed, standing), key=lambda a: (round(a.shortfall, 9), *_order(a)))
         if better is standing or better.shortfall >= standing.shortfall:
-            return standing, f"{_misses(standing)}, and no candidate does better"
+            return standing, f"the standing plan {_misses(standing)}, and no candidate does better"
         verb = "meets every target" if better.shortfall == 0 else f"misses less ({better.attainment:.2%} good)"
         return better, f"the standing plan {_misses(standing)}; {better.label} {verb}"
     meeting = [a for a in allowed if a.shortfall == 0]

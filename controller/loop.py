@@ -17,7 +17,7 @@ from partita.controller.appraise import Prices, appraise
 from partita.controller.commands import commands_for
 from partita.controller.decide import choose
 from partita.controller.history import History
-from partita.controller.reconcile import Candidate, Wishes, build, candidates
+from partita.controller.reconcile import Candidate, Wishes, build, candidates, least
 from partita.errors import ForecastError
 from partita.forecasting.quantiles import LEVELS
 from partita.model.cluster import Batching, Gpu
@@ -42,6 +42,8 @@ from partita.replay.rehearsal import Rehearsed, Rehearser, scale
 
 NEAR_HOOKS = ("propose_capacity", "propose_batching", "propose_shares")
 FAR_HOOKS = ("propose_geometry", "propose_placement")
+WISH_HOOKS = ("propose_batching", *FAR_HOOKS)
+"""Hooks whose suggestions hold until another is made."""
 
 NEAR_STEPS_KEPT = 360
 FAR_STEPS_KEPT = 4096
@@ -184,7 +186,40 @@ class Loop:
             )
             proposals += found
             opinions += [replace(o, fault=_NO_SHARES) if hook == "propose_shares" and not o.fault else o for o in said]
-        return replace(state, host=memory, wishes=state.wishes.updated(proposals)), proposals, opinions
+        state = replace(state, host=memory)
+        wishes, opinions = self._heed(state, proposals, opinions, near)
+        return replace(state, wishes=wishes), proposals, opinions
+
+    def _heed(
+        self, state: State, proposals: Sequence[tuple[str, Proposal]], opinions: Sequence[Opinion], near: Forecast
+    ) -> tuple[Wishes, list[Opinion]]:
+        """Take up what plugins wish of geometry, batching and placement; what cannot be had is told as their fault.
+
+        A wish is part of every plan from now on, so one that no plan can have would silence everybody. One plugin's
+        wishes are taken together.
+        """
+        wishes, told = state.wishes, list(opinions)
+        rates = near.quantile(0.5).mean(axis=1).tolist()
+        for name in sorted({name for name, _ in proposals}):
+            tried = wishes.updated([(n, p) for n, p in proposals if n == name])
+            if tried == wishes:
+                continue
+            gpus = least(max(1, len(state.standing.gpus)), tried, self.services, self.inventory, rates)
+            problems = self._problems(build(gpus, tried, self.services, self.inventory, rates, ""))
+            if problems:
+                fault = f"cannot be had: {problems[0]}"
+                told = [
+                    replace(o, fault=fault) if o.plugin == name and o.hook in WISH_HOOKS and not o.fault else o
+                    for o in told
+                ]
+            else:
+                wishes = tried
+        return wishes, told
+
+    def _problems(self, plan: Plan) -> list[str]:
+        """Say why a plan is not allowed; empty if it is."""
+        found = [v.message for v in feasible(plan, self.services, self.inventory, self.settings.budgets)]
+        return [*found, refusal] if (refusal := self.rehearser.refusal(plan)) else found
 
     def _plan(
         self, state: State, observation: Observation, near: Forecast, far: Forecast
@@ -194,16 +229,18 @@ class Loop:
         found = candidates(proposals, state.wishes, self.services, self.inventory, rates.tolist(), state.standing)
         standing = Candidate("standing", state.standing)
         allowed, refused, state, faults = self._constrain(state, found, observation)
-        opinions += faults
+        opinions = [*opinions, *faults]
         firm = next((c for c in allowed if c.firm), None)
         weighed = [firm] if firm else allowed
         if weighed and not firm:
             rehearsed = self._rehearse(state, [standing, *weighed], observation, near)
         else:
             rehearsed = [None] * (1 + len(weighed))
-        appraised = [
-            self._appraise(state, c, r, observation) for c, r in zip([standing, *weighed], rehearsed, strict=True)
-        ]
+        appraised = []
+        for candidate, result in zip([standing, *weighed], rehearsed, strict=True):
+            appraisal, state, faults = self._appraise(state, candidate, result, observation)
+            appraised.append(appraisal)
+            opinions += [fault for fault in faults if fault not in opinions]
         if firm:
             chosen, reason = appraised[1], f"{firm.label}, as its policy's own rule wants: {firm.plan.reason}"
         else:
@@ -235,28 +272,29 @@ class Loop:
         self, state: State, found: Sequence[Candidate], observation: Observation
     ) -> tuple[list[Candidate], list[Appraisal], State, list[Opinion]]:
         """Keep the candidates that are feasible and that nobody vetoes; the others keep their reason."""
-        allowed, refused, faults, memory = [], [], list[Opinion](), state.host
+        allowed, refused, faults = [], [], list[Opinion]()
         for candidate in found:
-            violations = feasible(candidate.plan, self.services, self.inventory, self.settings.budgets)
-            problems = [v.message for v in violations]
+            problems = self._problems(candidate.plan)
             if not problems:
                 vetoes, said, memory = self.host.vetoes(
                     tick=state.tick,
-                    state=memory,
+                    state=state.host,
                     only=self.policies,
                     candidate=candidate.plan,
                     standing=state.standing,
                     observation=observation,
                     options=self.options,
                 )
-                faults += said
+                state = replace(state, host=memory)
+                faults += [fault for fault in said if fault not in faults]
                 problems = [f"{name} vetoes: {why}" for name, why in vetoes]
             if problems:
-                appraisal = self._appraise(state, candidate, None, observation)
+                appraisal, state, said = self._appraise(state, candidate, None, observation)
+                faults += [fault for fault in said if fault not in faults]
                 refused.append(replace(appraisal, rejected="; ".join(problems)))
             else:
                 allowed.append(candidate)
-        return allowed, refused, replace(state, host=memory), faults
+        return allowed, refused, state, faults
 
     def _rehearse(
         self, state: State, plans: Sequence[Candidate], observation: Observation, near: Forecast
@@ -276,9 +314,9 @@ class Loop:
 
     def _appraise(
         self, state: State, candidate: Candidate, rehearsed: Rehearsed | None, observation: Observation
-    ) -> Appraisal:
-        """Price one candidate, its change counted from the standing plan."""
-        terms, _, _ = self.host.terms(
+    ) -> tuple[Appraisal, State, list[Opinion]]:
+        """Price one candidate, its change counted from the standing plan; opinions are for faults only."""
+        terms, faults, memory = self.host.terms(
             tick=state.tick,
             state=state.host,
             only=self.policies,
@@ -288,7 +326,7 @@ class Loop:
             options=self.options,
         )
         change = () if candidate.plan is state.standing else commands_for(candidate.plan, observation.cluster)
-        return appraise(
+        appraisal = appraise(
             candidate.label,
             candidate.plan,
             rehearsed,
@@ -298,6 +336,7 @@ class Loop:
             self.prices,
             terms,
         )
+        return appraisal, replace(state, host=memory), faults
 
     def _hold(self, state: State, observation: Observation, reason: str) -> tuple[State, Turn, tuple[Command, ...]]:
         """Decide to change nothing, and say why."""

@@ -80,7 +80,7 @@ def candidates(
     for name, capacity, reason in opinions:
         for number in (capacity.gpus, *capacity.alternatives):
             asked = max(1, min(number, len(inventory)))
-            gpus = _least(asked, wishes, services, inventory, rates_rps)
+            gpus = least(asked, wishes, services, inventory, rates_rps)
             firm = capacity.firm and number == capacity.gpus
             if gpus in wanted and not firm:
                 continue
@@ -120,6 +120,17 @@ def build(
     return Plan(held, sub_clusters, tuple(sorted(routes, key=lambda r: r.service)), reason)
 
 
+def least(
+    gpus: int, wishes: Wishes, services: Sequence[Service], inventory: Sequence[Gpu], rates_rps: Sequence[float]
+) -> int:
+    """Return the smallest number from `gpus` on that gives every group an instance; `gpus` if none does."""
+    for number in range(gpus, len(inventory) + 1):
+        _, instances = _hold(number, wishes, inventory)
+        if len(instances) >= len(_wanted(wishes.placement, services, instances, rates_rps)):
+            return number
+    return gpus
+
+
 def same(plan: Plan, other: Plan) -> bool:
     """Say whether two plans want the same thing, whatever their reasons."""
     return replace(plan, reason="") == replace(other, reason="")
@@ -130,17 +141,6 @@ def _hold(gpus: int, wishes: Wishes, inventory: Sequence[Gpu]) -> tuple[tuple[He
     chosen = inventory[:gpus]
     held = tuple(HeldGpu(g.id, wishes.geometry.get(g.id, g.geometry)) for g in chosen)
     return held, [i for g, h in zip(chosen, held, strict=True) for i in instances_of(g, h.geometry)]
-
-
-def _least(
-    gpus: int, wishes: Wishes, services: Sequence[Service], inventory: Sequence[Gpu], rates_rps: Sequence[float]
-) -> int:
-    """Return the smallest number from `gpus` on that gives every group an instance; `gpus` if none does."""
-    for number in range(gpus, len(inventory) + 1):
-        _, instances = _hold(number, wishes, inventory)
-        if len(instances) >= len(_wanted(wishes.placement, services, instances, rates_rps)):
-            return number
-    return gpus
 
 
 def _wanted(

@@ -8,12 +8,14 @@ so that their bursts stay as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.errors import ConfigError
 from partita.kernels.tally import GOOD
+from partita.model.cluster import Batching, SubCluster
 from partita.model.load import Arrivals
 from partita.model.plan import Plan
 from partita.model.service import Service
@@ -33,7 +35,7 @@ class Rehearsed:
 
 
 class Rehearser:
-    """Replays plans on a window of the log; it keeps nothing between calls but latency tables."""
+    """Replays plans on a window of the log; it keeps nothing between calls but what a call would find out again."""
 
     def __init__(
         self, services: Sequence[Service], overheads: Overheads, disciplines: Mapping[str, Discipline]
@@ -41,6 +43,32 @@ class Rehearser:
         self._services = tuple(services)
         self._pools = PoolMaker(services, overheads)
         self._disciplines = disciplines
+        self._tried: dict[tuple[Batching, ...], str] = {}
+
+    def refusal(self, plan: Plan) -> str:
+        """Say why some sub-cluster cannot batch as the plan wants it to; empty if all can."""
+        for group in plan.sub_clusters:
+            if group.batching not in self._tried:
+                self._tried[group.batching] = self._try(group)
+            if self._tried[group.batching]:
+                return f"sub-cluster {group.name}: {self._tried[group.batching]}"
+        return ""
+
+    def _try(self, group: SubCluster) -> str:
+        """Let the group's discipline serve nothing."""
+        first = group.batching[0]
+        if any(replace(b, max_batch=first.max_batch) != first for b in group.batching):
+            return "its services must batch alike but for their largest batch"
+        discipline = self._disciplines.get(first.discipline)
+        if discipline is None:
+            return f"no discipline is named {first.discipline!r}; there are: {', '.join(sorted(self._disciplines))}"
+        nobody = np.empty(0, np.int64)
+        try:
+            state = discipline.initial_state(len(self._services))
+            discipline.advance(state, Arrivals.empty(len(self._services)), self._pools.pool(group, nobody, nobody), 0)
+        except ConfigError as problem:
+            return str(problem)
+        return ""
 
     def rehearse(self, plan: Plan, arrivals: Arrivals, until_ns: int) -> Rehearsed:
         """Serve these requests, all before `until_ns`, with everything in the plan up and loaded from the start."""

@@ -43,7 +43,12 @@ MISSING = plan("standing", shortfall=0.05, good=0.9)
         (MISSING, [plan("a", 0.1, shortfall=0.05)], "standing", "no candidate does better"),
         (MISSING, [plan("a", 0.1, shortfall=0.06)], "standing", "no candidate does better"),
         # Among plans that meet them the cheapest wins …
-        (STANDING, [plan("a", 0.8), plan("b", 0.7), plan("c", 0.9)], "b", "b meets every target in rehearsal and saves"),
+        (
+            STANDING,
+            [plan("a", 0.8), plan("b", 0.7), plan("c", 0.9)],
+            "b",
+            "b meets every target in rehearsal and saves",
+        ),
         (MISSING, [plan("a", 2.0), plan("b", 1.5)], "b", "b meets every target"),
         (STANDING, [plan("a", 0.5, shortfall=0.1), plan("b", 0.8)], "b", "saves 0.2 GPU-hours' price"),
         # … the cost of the change included …
