@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from partita.errors import ConfigError
@@ -46,7 +46,7 @@ class Settings:
         for key, value in options.items():
             if key not in cls.__dataclass_fields__:
                 raise ConfigError(f"there is no such option; there are: {', '.join(cls.__dataclass_fields__)}", key=key)
-            if isinstance(value, (bool, str)) or not value >= 0:
+            if isinstance(value, (bool, str)) or not 0 <= value < inf:
                 raise ConfigError(f"{value!r} is not a number of at least 0", key=key, value=value)
             if (key == "quantile" and not 0 < value < 1) or (key == "utilisation" and value == 0):
                 raise ConfigError(f"{value!r} is out of range", key=key, value=value)
@@ -80,14 +80,18 @@ def propose_capacity(
     refused = 0 < past["asked"] < held
     headroom = _learned(float(past["headroom"]), refused, services, observation)
     rates = near.lasting(settings.quantile)
-    busy = gpus_busy(services, rates.tolist(), slicing(standing))
-    needed = whole_gpus(busy / settings.utilisation * headroom + settings.reserve)
+    cut = slicing(standing)
+    busy = gpus_busy(services, rates.tolist(), cut)
+    least = whole_gpus(len(standing.sub_clusters) / cut.instances_per_gpu)
+    needed = max(least, whole_gpus(busy / settings.utilisation * headroom + settings.reserve))
     since = observation.now_s - settings.stabilisation_s
     wanted = [[at, gpus] for at, gpus in past["wanted"] if at > since] + [[observation.now_s, needed]]
     floor = max(int(gpus) for _, gpus in wanted)
     gpus = needed if needed >= held else min(held, floor)
     seen = f"{float(rates.sum()):,.1f} requests/s at the {settings.quantile:.0%} quantile keep {busy:.2f} GPUs busy"
     why = f"{seen}; with headroom {headroom:.2f} that is {needed}"
+    if needed == least > 1:
+        why += ", the fewest that hold every group of services"
     if gpus > needed:
         why += f", and {gpus} were needed in the last {settings.stabilisation_s:.0f} s"
     gpus = min(gpus, len(inventory))
