@@ -177,7 +177,8 @@ def _uniform(seed: int, count: int) -> NDArray[np.float64]:
 def own_arrivals_hold(row: Row, *, plain: bool, seeds: int = SEEDS) -> tuple[bool, str]:
     """Judge a row on seeds of our own; on more of them where a few miss."""
     span = (row.warmup_s, row.warmup_s + row.duration_s)
-    requests, bad, batches, sizes = sum(own_run(row, seed, plain=plain).between(*span) for seed in range(seeds))
+    counts = np.stack([own_run(row, seed, plain=plain).between(*span) for seed in range(seeds)])
+    requests, bad, batches, sizes = counts.sum(axis=0)
     rate, batch = bad / requests, sizes / batches
     spread = max(rate, row.bad_rate)
     allowed = max(0.003, 3 * sqrt(spread * (1 - spread) / requests))
