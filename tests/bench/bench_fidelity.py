@@ -296,7 +296,7 @@ def main(arguments: list[str]) -> int:
     for ok, line in report(rows, plain="--plain" in arguments):
         failed += not ok
         print(line if ok else f"{line}  FAILS", flush=True)
-    print(f"\n{len(rows)} rows, {failed} failed")
+    print(f"\n{len(rows)} rows, {failed} checks failed")
     return min(failed, 1)
 
 
