@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from partita.mig import Geometry
 from partita.model.cluster import Gpu, Instance, instances_of
@@ -104,13 +105,14 @@ def build(
 ) -> Plan:
     """Make the plan that holds the first `gpus` GPUs of the inventory.
 
-    Lower numbers are held first, so that the GPUs given back are those that a min-id discipline leaves idle. Where the
-    same instances serve the same groups as in `standing`, they change groups only if that is worth their loading.
+    Lower numbers are held first, so that the GPUs given back are those that a min-id discipline leaves idle. Instances
+    stay in the groups that they have in `standing` as far as the groups' shares allow.
     """
     held, instances = _hold(gpus, wishes, inventory)
     wanted = _wanted(wishes.placement, services, instances, rates_rps)
     names, weights = [n for n, _ in wanted], [w for _, w in wanted]
-    groups = zip(names, _shared_out(instances, weights, _counts(standing, names, instances)), strict=True)
+    homes = _homes(standing, names, instances)
+    groups = zip(names, _settled(instances, _shares(len(instances), weights, homes), homes), strict=True)
     sub_clusters = tuple(
         SubCluster(f"group{n}", tuple(members), names, tuple(wishes.batching[name] for name in names))
         for n, (names, members) in enumerate(groups)
@@ -171,30 +173,43 @@ def _packed(services: Sequence[Service], room_gib: float) -> list[tuple[str, ...
     return [tuple(sorted(names)) for _, names in bins]
 
 
-def _counts(standing: Plan | None, names: Sequence[tuple[str, ...]], instances: Sequence[Instance]) -> list[int] | None:
-    """Return how many of these instances each of these groups has in the standing plan; None if it has others."""
-    if standing is None or [g.services for g in standing.sub_clusters] != list(names):
-        return None
-    if [i for g in standing.sub_clusters for i in g.instances] != list(instances):
-        return None
-    return [len(g.instances) for g in standing.sub_clusters]
+def _homes(standing: Plan | None, names: Sequence[tuple[str, ...]], instances: Sequence[Instance]) -> list[int | None]:
+    """Return the group that each instance serves in the standing plan; None if it is none of these."""
+    groups = standing.sub_clusters if standing is not None else ()
+    place = {i.id: names.index(g.services) for g in groups if g.services in names for i in g.instances}
+    return [place.get(instance.id) for instance in instances]
 
 
-def _shared_out(
-    instances: Sequence[Instance], weights: Sequence[float], before: Sequence[int] | None
-) -> list[list[Instance]]:
-    """Share instances out by weight: one each as far as they go, the rest to whoever has most weight an instance.
+def _shares(instances: int, weights: Sequence[float], homes: Sequence[int | None]) -> list[int]:
+    """Share a number of instances out by weight: one each as far as they go, the rest to the most crowded group.
 
-    The shares of `before` stay unless the most crowded group gains by MOVE_GAIN.
+    Where every instance has its home already, the shares stay unless the most crowded group gains by MOVE_GAIN.
     """
-    counts = [1 if n < len(instances) else 0 for n in range(len(weights))]
-    for _ in range(len(instances) - sum(counts)):
+    counts = [1 if n < instances else 0 for n in range(len(weights))]
+    for _ in range(instances - sum(counts)):
         neediest = max(range(len(weights)), key=lambda n: (weights[n] / max(counts[n], 1), -n))
         counts[neediest] += 1
-    if before is not None and _crowding(weights, before) <= _crowding(weights, counts) * (1 + MOVE_GAIN):
-        counts = list(before)
-    ends = [sum(counts[: n + 1]) for n in range(len(counts))]
-    return [list(instances[end - count : end]) for count, end in zip(counts, ends, strict=True)]
+    before = [homes.count(n) for n in range(len(weights))]
+    if None in homes or 0 in before or _crowding(weights, before) > _crowding(weights, counts) * (1 + MOVE_GAIN):
+        return counts
+    return before
+
+
+def _settled(instances: Sequence[Instance], counts: Sequence[int], homes: Sequence[int | None]) -> list[list[Instance]]:
+    """Give each group its number of instances: those at home in it first, then the others, in their order."""
+    free = list(counts)
+    groups: list[list[int]] = [[] for _ in counts]
+    moving = []
+    for n, home in enumerate(homes):
+        if home is not None and free[home] > 0:
+            free[home] -= 1
+            groups[home].append(n)
+        else:
+            moving.append(n)
+    newcomers = iter(moving)
+    for group, count in zip(groups, free, strict=True):
+        group.extend(islice(newcomers, count))
+    return [[instances[n] for n in sorted(group)] for group in groups]
 
 
 def _crowding(weights: Sequence[float], counts: Sequence[int]) -> float:

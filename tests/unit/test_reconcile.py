@@ -137,6 +137,23 @@ def test_a_shift_of_load_does_move_instances() -> None:
     assert [groups(c.plan) for c in found] == [[(("a", "huge"), 3), (("big",), 1)]]
 
 
+def test_instances_stay_in_their_group_when_gpus_come_and_go() -> None:
+    """An instance that changes groups has models to load, however few GPUs are added."""
+
+    def members(plan: Plan) -> list[list[str]]:
+        return [[i.id for i in g.instances] for g in plan.sub_clusters]
+
+    rates = [1.0, 1.0, 0.0]
+    two = build(2, WISHES, BIG, INVENTORY, rates, "")
+    three = build(3, WISHES, BIG, INVENTORY, rates, "", two)
+    four = build(4, WISHES, BIG, INVENTORY, rates, "", three)
+    assert members(two) == [["gpu0"], ["gpu1"]]
+    assert members(three) == [["gpu0", "gpu2"], ["gpu1"]]
+    assert members(four) == [["gpu0", "gpu2"], ["gpu1", "gpu3"]]
+    back = build(3, WISHES, BIG, INVENTORY, [0.2, 1.0, 0.0], "", four)
+    assert members(back) == [["gpu0"], ["gpu1", "gpu2"]]
+
+
 def test_a_placement_is_followed() -> None:
     wishes = WISHES.updated([("p", Proposal(Placement(((("b", "a"), 1.0), (("c",), 3.0))), "apart"))])
     plan = build(4, wishes, SMALL, INVENTORY, [9, 9, 9], "")

@@ -1,0 +1,88 @@
+"""What rehearsal and pricing say of a plan, worked by hand."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from miniature import cut, gpus, service
+
+from partita.controller.appraise import CERTAINTY, Prices, appraise
+from partita.controller.reconcile import Wishes, build
+from partita.model.cluster import Batching
+from partita.model.plan import Acquire, Appraisal, Command, LoadModels, Objective, Regroup, Release, Repartition
+from partita.replay.cluster import Delays
+from partita.replay.rehearsal import Rehearsed
+
+SERVICES = (service("a", attainment=0.99), service("b", attainment=0.9), service("c"))
+INVENTORY = gpus(3, price=2.0)
+PRICES = Prices(Delays(model_load_s=36.0, repartition_s=18.0), INVENTORY)
+WISHES = Wishes({g.id: None for g in INVENTORY}, {s.name: Batching("deferred") for s in SERVICES})
+
+
+def judge(
+    offered: list[int] | None, good: list[int] | None = None, *, tolerance: float = 0.0, **how: object
+) -> Appraisal:
+    rehearsed = None if offered is None else Rehearsed(np.array(offered), np.array(good))
+    plan = build(2, WISHES, SERVICES, INVENTORY, [1.0] * 3, "")
+    objective = Objective(period_s=900.0, tolerance=tolerance)
+    return appraise("x", plan, rehearsed, (), SERVICES, objective, PRICES, how.get("terms", {}))  # type: ignore[arg-type]
+
+
+def error(good: int, offered: int) -> float:
+    share = (good + 1) / (offered + 2)
+    return sqrt(share * (1 - share) / (offered + 2))
+
+
+def test_targets_met_leave_no_shortfall() -> None:
+    seen = judge([1000, 100, 0], [995, 91, 0])
+    assert seen.attainment == pytest.approx(1086 / 1100)
+    assert seen.attainment_error == pytest.approx(error(1086, 1100))
+    assert seen.shortfall == 0.0
+    assert seen.worst_service == "a"  # 0.5 points above its target, b is 1 point above
+
+
+def test_a_miss_counts_beyond_its_sampling_error_and_by_its_share_of_requests() -> None:
+    seen = judge([1000, 3000, 0], [900, 2900, 0])
+    beyond = 0.99 - 0.9 - CERTAINTY * error(900, 1000)
+    assert seen.shortfall == pytest.approx(beyond / 4)
+    assert seen.worst_service == "a"
+
+
+@pytest.mark.parametrize(("offered", "good", "missed"), [(100, 98, False), (100, 90, True), (10, 9, False)])
+def test_few_requests_prove_little(offered: int, good: int, missed: bool) -> None:
+    assert (judge([offered, 0, 0], [good, 0, 0]).shortfall > 0) is missed
+
+
+def test_the_tolerance_is_forgiven_on_top() -> None:
+    assert judge([10_000, 0, 0], [9_800, 0, 0]).shortfall > 0
+    assert judge([10_000, 0, 0], [9_800, 0, 0], tolerance=0.01).shortfall == 0
+
+
+@pytest.mark.parametrize("offered", [None, [0, 0, 0]])
+def test_without_requests_nothing_is_known(offered: list[int] | None) -> None:
+    seen = judge(offered, [0, 0, 0])
+    assert (seen.attainment, seen.shortfall, seen.worst_service) == (1.0, 0.0, "")
+
+
+def test_cost_is_the_price_over_the_period_and_the_terms() -> None:
+    assert judge(None).cost == pytest.approx(2 * 2.0 * 900 / 3600)
+    assert judge(None, terms={"p.bonus": -0.25, "q.malus": 0.5}).cost == pytest.approx(1.0 + 0.25)
+
+
+@pytest.mark.parametrize(
+    ("commands", "gpu_seconds"),
+    [
+        ([], 0),
+        ([Regroup((), (), ""), Release("gpu0", "")], 0),
+        ([Acquire("gpu0", None, "")], 0),
+        ([Acquire("gpu0", None, ""), LoadModels("gpu0", ("a",), "")], 36),
+        ([Acquire("gpu0", cut("3g.40gb@0,3g.40gb@4"), "")], 18),
+        ([Repartition("gpu0", None, ""), LoadModels("gpu0", ("a",), "")], 18 + 36),
+        ([LoadModels("gpu0/3g.40gb@0", ("a",), ""), LoadModels("gpu0/3g.40gb@4", ("a",), "")], 36),
+        ([LoadModels("gpu0", ("a",), ""), LoadModels("gpu1", ("a",), "")], 72),
+    ],
+)
+def test_a_change_costs_the_time_that_gpus_are_away(commands: list[Command], gpu_seconds: float) -> None:
+    assert PRICES.change(commands) == pytest.approx(2.0 * gpu_seconds / 3600)
