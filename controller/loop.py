@@ -304,8 +304,9 @@ class Loop:
         if recent is None or not len(recent) or until_s <= since_s:
             return [None] * len(plans)
         measured = np.diff(recent.offsets) / (until_s - since_s)
+        expected = np.maximum(near.lasting(REHEARSED_LEVEL), observation.load.surely_rps())
         factors: NDArray[np.float64] = np.where(
-            measured > 0, np.clip(near.lasting(REHEARSED_LEVEL) / np.maximum(measured, 1e-9), 0.0, MOST_GROWTH), 0.0
+            measured > 0, np.clip(expected / np.maximum(measured, 1e-9), 0.0, MOST_GROWTH), 0.0
         )
         span = (round(since_s * 1e9), round(until_s * 1e9))
         rng = np.random.Generator(np.random.PCG64([self.settings.seed, state.tick]))

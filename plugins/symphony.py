@@ -1,9 +1,10 @@
 """Deferred batching on as few GPUs as carry the load, after the abstracts and the public scheduler of Symphony.
 
 Source: arXiv 2308.07470 and github.com/abcdabcd987/nexuslb. The published autoscaling rule is not public; this one is
-ours. It sizes the cluster for an upper quantile of the near forecast by the staggered rule, keeps a headroom that it
-learns from what is missed, and lets rehearsal say whether fewer GPUs would do. Deferred batching with the
-lowest-numbered free GPU first fills GPUs from number 0 up, so the last ones are idle when they are not needed.
+ours. It sizes the cluster by the staggered rule for an upper quantile of the near forecast, or for what is surely there
+already if that is more, keeps a headroom that it learns from what is missed, and lets rehearsal say whether fewer GPUs
+would do. Deferred batching with the lowest-numbered free GPU first fills GPUs from number 0 up, so the last ones are
+idle when they are not needed.
 
 Options: ``quantile`` (0.95) of the near forecast; ``utilisation`` (1.0) that the staggered need may fill; ``reserve``
 (0) GPUs on top; ``stabilisation_s`` (60) for which fewer GPUs must have been enough before any is given back.
@@ -15,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Any
+
+import numpy as np
 
 from partita.errors import ConfigError
 from partita.hookspecs import hookimpl
@@ -79,7 +82,7 @@ def propose_capacity(
     held = max(1, len(standing.gpus))
     refused = 0 < past["asked"] < held
     headroom = _learned(float(past["headroom"]), refused, services, observation)
-    rates = near.lasting(settings.quantile)
+    rates = np.maximum(near.lasting(settings.quantile), observation.load.surely_rps())
     cut = slicing(standing)
     busy = gpus_busy(services, rates.tolist(), cut)
     least = whole_gpus(len(standing.sub_clusters) / cut.instances_per_gpu)

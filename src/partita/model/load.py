@@ -36,6 +36,13 @@ class Load:
         rates: NDArray[np.float64] = np.where(measured, self.counts, 0.0).sum(axis=1) / seconds
         return rates
 
+    def surely_rps(self, errors: float = 2.0) -> NDArray[np.float64]:
+        """Rate by service that is at least there: the measured one less so many standard errors of its count."""
+        seconds = max(self.end_s - self.start_s, 1e-9)
+        counted = self.rate_rps() * seconds
+        surely: NDArray[np.float64] = np.maximum(counted - errors * np.sqrt(counted), 0.0) / seconds
+        return surely
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forecast:
