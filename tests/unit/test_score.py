@@ -122,7 +122,7 @@ def test_no_gpu_held_is_no_use_and_no_bound() -> None:
 
 def test_what_nobody_took_is_dropped_in_the_counted_span() -> None:
     tally = Tally(SERVICES, 10, 20)
-    tally.drop(np.array([9, 10, 11, 19, 20, 12]), np.array([0, 0, 5, 6]))
+    tally.drop(np.array([10, 9, 11, 19, 20, 12]), np.array([0, 0, 5, 6]))
     score = tally.score(HOLDING, NO_OVERHEADS)
     assert score.offered_by_service == {"a": 0, "b": 3, "c": 1}
     assert (score.offered, score.dropped) == (4, 4)
