@@ -97,7 +97,8 @@ class Listed:
 
 def even(rate_rps: float, span_s: float) -> NDArray[np.int64]:
     """Return evenly spaced instants in ns, the first half a gap after 0."""
-    return np.rint((np.arange(round(rate_rps * span_s)) + 0.5) / rate_rps * 1e9).astype(np.int64)
+    instants: NDArray[np.int64] = np.rint((np.arange(round(rate_rps * span_s)) + 0.5) / rate_rps * 1e9).astype(np.int64)
+    return instants
 
 
 def random_instants(rate_rps: float, span_s: float, seed: int) -> NDArray[np.int64]:

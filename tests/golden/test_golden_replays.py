@@ -29,7 +29,8 @@ def replay(name: str) -> dict[str, Any]:
     """Return the scores of a scenario, and what acted, by policy."""
     scenario = Scenario.load(HERE / f"{name}.yaml")
     result = {}
-    for policy in list(scenario.policy_options()) or [None]:
+    policies: list[str | None] = [*scenario.policy_options()]
+    for policy in policies or [None]:
         run = run_scenario(scenario, policy=policy, seed=scenario.seed)
         acted = [f"{d.at_s:g} s: {d.gpus_held} to {d.gpus_wanted} GPUs" for d in run.decisions if d.commands]
         result[policy or "fixed"] = {"score": to_plain(run.score), "acted": acted}

@@ -33,7 +33,7 @@ def standing_plan(services: Sequence[Service], held: int) -> Plan:
 class Policy:
     """Plays the policy tick by tick, every 10 s; what it proposes is held at the next tick unless it is refused."""
 
-    def __init__(self, held: int, services: Sequence[Service] = ONE, **options: OptionValue) -> None:
+    def __init__(self, held: int, services: Sequence[Service] = ONE, /, **options: OptionValue) -> None:
         self.services, self.held, self.options = services, held, {**EXACT, **options}
         self.now_s, self.memory = 1000.0, None
         self.reason = ""

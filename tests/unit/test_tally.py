@@ -22,8 +22,8 @@ def count(
     services = len(offsets) - 1
     settled, counts = np.zeros((services, 4), np.int64), np.zeros((services, 4), np.int64)
     latencies, queueing = np.zeros(CLASSES, np.int64), np.zeros(CLASSES, np.int64)
-    columns = [np.array(x, np.int64) for x in (ns, offsets, start, finish, slo)]
-    tally(*columns, *span, settled, counts, latencies, queueing)
+    at, edges, starts, ends, limits = (np.array(x, np.int64) for x in (ns, offsets, start, finish, slo))
+    tally(at, edges, starts, ends, limits, *span, settled, counts, latencies, queueing)
     return settled, counts, latencies, queueing
 
 
