@@ -210,10 +210,11 @@ def test_built_in_plugins_run_in_this_process() -> None:
 
     described = describe("static", static)
     builtin = Plugin("static", static, described.hooks, builtin=True)
+    others = set(psutil.Process().children())
     with FencedCaller(PATIENT_S) as caller:
         gpus, _, _ = ask(PluginHost([builtin], caller=caller), HostState())
         assert gpus == {"static": len(TICK.inventory)}
-        assert psutil.Process().children() == []
+        assert set(psutil.Process().children()) <= others
 
 
 @pytest.mark.slow
