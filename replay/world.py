@@ -74,19 +74,36 @@ class World:
         self._remember_ns = round(remember_s * 1e9)
         self._log = Arrivals.empty(len(services))
         self._settled = np.zeros((len(services), 4), np.int64)
+        self._unread: list[tuple[int, NDArray[np.int64]]] = []
 
     def advance(self, until_ns: int) -> None:
         """Let time pass."""
         if until_ns <= self.now_ns:
             return
+        offered = good = 0
+        stops = {self._watermark_ns(until_ns), until_ns} if self._remember_ns else {until_ns}
+        for stop_ns in sorted(stop for stop in stops if stop > self.now_ns):
+            arrived, answered = self._pass(stop_ns)
+            offered, good = offered + arrived, good + answered
+        span_s = (until_ns - self.now_ns) / 1e9
+        self.timeline.add(until_ns / 1e9, span_s, offered, good, self.cluster.held())
+        self.now_ns = until_ns
+
+    def _pass(self, until_ns: int) -> tuple[int, int]:
+        """Take what arrives until then and serve it; return how many arrived and how many were good."""
         arrivals = self._source.until(min(until_ns, self._to_ns))
         if self._remember_ns:
             log = self._log
             self._log = Arrivals(*splice(log.ns, log.offsets, log.size, arrivals.ns, arrivals.offsets, arrivals.size))
         good = self._serve(arrivals, until_ns)
-        span_s = (until_ns - self.now_ns) / 1e9
-        self.timeline.add(until_ns / 1e9, span_s, len(arrivals), good, self.cluster.held())
-        self.now_ns = until_ns
+        if self._remember_ns:
+            self._unread.append((until_ns, self._settled.copy()))
+        self._settled[:] = 0
+        return len(arrivals), good
+
+    def _watermark_ns(self, now_ns: int) -> int:
+        """Return up to when the log is complete at an instant, in whole seconds."""
+        return max(0, now_ns - self.log_delay_ns) // SECOND_NS * SECOND_NS
 
     def finish(self) -> Score:
         """Run queued requests for two more SLOs, book the rest as dropped, and close the account."""
@@ -98,18 +115,19 @@ class World:
 
     def read_log(self, since_s: float, window_s: float) -> LogView:
         """Show the log as far as it is complete by now; see `partita.ports.RequestLog`."""
-        watermark = max(0, self.now_ns - self.log_delay_ns) // SECOND_NS * SECOND_NS
+        watermark = self._watermark_ns(self.now_ns)
         since = round(since_s * 1e9)
         seconds = max(0, (watermark - since) // SECOND_NS)
         log = self._log
         counts = np.zeros((len(self.services), seconds), np.int64)
         add_per_second(log.ns, log.offsets, since, since + seconds * SECOND_NS, counts)
         begin = max(0, watermark - round(window_s * 1e9))
+        logged = sum((settled for at, settled in self._unread if at <= watermark), np.zeros_like(self._settled))
+        self._unread = [(at, settled) for at, settled in self._unread if at > watermark]
         outcomes = {
             s.name: Outcome(int(row[OFFERED]), int(row[GOOD]), int(row[LATE]), int(row[DROPPED_COUNT]))
-            for s, row in zip(self.services, self._settled, strict=True)
+            for s, row in zip(self.services, logged, strict=True)
         }
-        self._settled[:] = 0
         names = tuple(s.name for s in self.services)
         load = Load(names, since_s, 1.0, counts.astype(np.float64))
         recent = _between(log, begin, watermark)

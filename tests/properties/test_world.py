@@ -261,7 +261,10 @@ def assert_log_is_late(played: Played) -> None:
     for now_s, watermark_s in played.watermarks:
         assert watermark_s == max(0.0, np.floor(now_s - played.story.log_delay_s + 1e-9))
     assert [m for _, m in played.watermarks] == sorted(m for _, m in played.watermarks)
+    # What became of requests is told as late as the requests themselves.
     end = played.watermarks[-1][1] * SECOND
+    for settled, ns in zip(played.settled.values(), played.story.instants, strict=True):
+        assert settled[0] <= (ns < end).sum()
     assert played.logged.tolist() == [int((ns < end).sum()) for ns in played.story.instants]
 
 
@@ -370,7 +373,7 @@ def test_requests_of_services_without_a_place_are_dropped_and_counted() -> None:
     alone = build(1, wishes(services[:1]), services[:1], INVENTORY, [1.0], "")
     cluster.apply(commands_for(alone, cluster.observe(0)), 0)
     instants = [np.arange(5) * SECOND // 10, np.arange(7) * SECOND // 10]
-    world = make_world(services, instants, cluster, span_s=1.0)
+    world = make_world(services, instants, cluster, span_s=1.0, log_delay_s=0.0)
     world.advance(SECOND)
     view = world.read_log(0.0, 1.0)
     score = world.finish()
@@ -439,8 +442,21 @@ def test_the_log_shows_recent_requests_of_its_window_only() -> None:
     world.advance(5 * SECOND)
     view = world.read_log(2.0, 10.0)
     assert (view.load.start_s, view.load.end_s) == (2.0, 3.0)
-    assert view.outcomes["a"].offered == 10
     assert view.recent_span_s == (0.0, 3.0)
+
+
+@pytest.mark.parametrize(("near_s", "log_delay_s"), [(1.0, 0.0), (1.0, 1.0), (1.0, 3.5), (2.5, 1.0), (5.0, 1.0)])
+def test_outcomes_are_told_when_the_log_is_that_far_and_once(near_s: float, log_delay_s: float) -> None:
+    cluster, services = one_gpu("a")
+    instants = np.arange(200) * SECOND // 10
+    world = make_world(services, [instants], cluster, span_s=20.0, log_delay_s=log_delay_s)
+    told = 0
+    for k in range(1, round(20 / near_s) + 1):
+        world.advance(round(k * near_s * SECOND))
+        view = world.read_log(0.0, 1.0)
+        told += view.outcomes["a"].offered
+        known = int((instants < view.watermark_s * SECOND).sum())
+        assert known - 10 * near_s <= told <= known
 
 
 @pytest.mark.parametrize("kind", ["eager", "timeout"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def test_whole_steps_are_summed_and_the_rest_waits() -> None:
 def test_however_the_log_comes_in_the_steps_are_the_same(parts: list[int]) -> None:
     seconds = list(map(float, range(1, 12)))
     ends = np.cumsum([0, *parts])
-    history = grown([seconds[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+    history = grown([seconds[a:b] for a, b in pairwise(ends)])
     whole = grown([seconds])
     np.testing.assert_array_equal(history.steps.counts, whole.steps.counts)
     np.testing.assert_array_equal(history.rest.counts, whole.rest.counts)
