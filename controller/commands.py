@@ -19,7 +19,8 @@ def commands_for(plan: Plan, cluster: ClusterState) -> tuple[Command, ...]:
     """Return what must be started so that the cluster becomes the plan; empty if it is, or is on its way.
 
     Capacity comes first and is taken away last: GPUs are acquired, then repartitioned and loaded, then groups and
-    routes change, then services are unloaded and GPUs released.
+    routes change, then services are unloaded and GPUs released. Only an instance that changes services unloads before
+    it loads, since both together may not fit into its memory.
     """
     wanted = {held.gpu: held.geometry for held in plan.gpus}
     reason = plan.reason
@@ -45,7 +46,10 @@ def commands_for(plan: Plan, cluster: ClusterState) -> tuple[Command, ...]:
     if cluster.sub_clusters != plan.sub_clusters or cluster.routes != plan.routes:
         regroup.append(Regroup(plan.sub_clusters, plan.routes, reason))
     release: list[Command] = [Release(g, reason) for g in cluster.held if g not in wanted]
-    return (*acquire, *repartition, *load, *regroup, *unload, *release)
+    changing = {c.instance for c in load if isinstance(c, LoadModels)}
+    make_room = [c for c in unload if isinstance(c, UnloadModels) and c.instance in changing]
+    unload = [c for c in unload if c not in make_room]
+    return (*acquire, *repartition, *make_room, *load, *regroup, *unload, *release)
 
 
 def _services(state: InstanceState | None) -> set[str]:
