@@ -36,6 +36,7 @@ from partita.model.plan import (
     feasible,
 )
 from partita.model.service import Service
+from partita.model.staggered import NO_OVERHEADS, Overheads
 from partita.plugins.host import HostState, PluginHost
 from partita.ports import Forecaster
 from partita.replay.rehearsal import Rehearsed, Rehearser, scale
@@ -111,6 +112,7 @@ class Loop:
     rehearser: Rehearser
     prices: Prices
     settings: Settings
+    overheads: Overheads = NO_OVERHEADS
 
     def begin(self, start_s: float = 0.0) -> State:
         """Return the first state: the cluster as given is the standing plan."""
@@ -182,6 +184,7 @@ class Loop:
                 near=near,
                 far=far,
                 standing=state.standing,
+                overheads=self.overheads,
                 options=self.options,
             )
             proposals += found

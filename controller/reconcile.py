@@ -103,14 +103,16 @@ def build(
     reason: str,
     standing: Plan | None = None,
 ) -> Plan:
-    """Make the plan that holds the first `gpus` GPUs of the inventory.
+    """Make the plan that holds this many GPUs of the inventory.
 
-    Lower numbers are held first, so that the GPUs given back are those that a min-id discipline leaves idle. Instances
-    stay in the groups that they have in `standing` as far as the groups' shares allow.
+    Lower numbers are held first, so that the GPUs given back are those that a min-id discipline leaves idle; but each
+    group keeps GPUs that hold its services already. Instances stay in the groups that they have in `standing` as far as
+    the groups' shares allow.
     """
-    held, instances = _hold(gpus, wishes, inventory)
+    _, instances = _hold(inventory[:gpus], wishes)
     wanted = _wanted(wishes.placement, services, instances, rates_rps)
     names, weights = [n for n, _ in wanted], [w for _, w in wanted]
+    held, instances = _hold(_chosen(gpus, names, weights, inventory, standing), wishes)
     homes = _homes(standing, names, instances)
     groups = zip(names, _settled(instances, _shares(len(instances), weights, homes), homes), strict=True)
     sub_clusters = tuple(
@@ -127,7 +129,7 @@ def least(
 ) -> int:
     """Return the smallest number from `gpus` on that gives every group an instance; `gpus` if none does."""
     for number in range(gpus, len(inventory) + 1):
-        _, instances = _hold(number, wishes, inventory)
+        _, instances = _hold(inventory[:number], wishes)
         if len(instances) >= len(_wanted(wishes.placement, services, instances, rates_rps)):
             return number
     return gpus
@@ -138,9 +140,28 @@ def same(plan: Plan, other: Plan) -> bool:
     return replace(plan, reason="") == replace(other, reason="")
 
 
-def _hold(gpus: int, wishes: Wishes, inventory: Sequence[Gpu]) -> tuple[tuple[HeldGpu, ...], list[Instance]]:
-    """Return the first GPUs of the inventory, cut as wished, and their instances."""
-    chosen = inventory[:gpus]
+def _chosen(
+    gpus: int,
+    names: Sequence[tuple[str, ...]],
+    weights: Sequence[float],
+    inventory: Sequence[Gpu],
+    standing: Plan | None,
+) -> Sequence[Gpu]:
+    """Say which GPUs to hold: the first ones, or, of several groups, each group's first ones up to its share."""
+    groups = standing.sub_clusters if standing is not None else ()
+    homes = {(i.gpu, names.index(g.services)) for g in groups if g.services in names for i in g.instances}
+    if len(names) < 2 or len({gpu for gpu, _ in homes}) < len(homes):
+        return inventory[:gpus]
+    home = dict(homes)
+    kept: set[str] = set()
+    for group, share in enumerate(_shares(gpus, weights, [])):
+        kept.update(islice((g.id for g in inventory if home.get(g.id) == group), share))
+    kept.update(islice((g.id for g in inventory if g.id not in kept), gpus - len(kept)))
+    return [g for g in inventory if g.id in kept]
+
+
+def _hold(chosen: Sequence[Gpu], wishes: Wishes) -> tuple[tuple[HeldGpu, ...], list[Instance]]:
+    """Return these GPUs as held, cut as wished, and their instances."""
     held = tuple(HeldGpu(g.id, wishes.geometry.get(g.id, g.geometry)) for g in chosen)
     return held, [i for g, h in zip(chosen, held, strict=True) for i in instances_of(g, h.geometry)]
 
@@ -151,13 +172,19 @@ def _wanted(
     """Say which services live together, and each group's share.
 
     Without a wish, all live together where they fit; else they are packed into as few groups as fit, largest first,
-    and the instances are shared out by the groups' rates.
+    and the instances are shared out by the GPU time that the groups' requests take.
     """
     if placement is not None:
         return [(tuple(sorted(names)), weight) for names, weight in placement.groups]
-    rate = {s.name: max(r, 1e-9) for s, r in zip(services, rates_rps, strict=True)}
+    work = {s.name: max(r, 1e-9) * _gpu_time_s(s) for s, r in zip(services, rates_rps, strict=True)}
     room = min((i.memory_gib for i in instances), default=0.0)
-    return [(names, sum(rate[n] for n in names)) for names in _packed(services, room)]
+    return [(names, sum(work[n] for n in names)) for names in _packed(services, room)]
+
+
+def _gpu_time_s(service: Service) -> float:
+    """Return the time a request takes in the largest batch that the SLO allows, on the profile that is best at it."""
+    times = [c.latency_s(b) / b for c in service.curves if (b := service.largest_batch(c.profile)) > 0]
+    return min(times, default=1.0)
 
 
 def _packed(services: Sequence[Service], room_gib: float) -> list[tuple[str, ...]]:

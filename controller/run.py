@@ -200,6 +200,7 @@ def _make_loop(
         rehearser=Rehearser(demand.services, scenario.overheads(), disciplines),
         prices=Prices(_delays(scenario), inventory),
         settings=settings,
+        overheads=scenario.overheads(),
     )
 
 

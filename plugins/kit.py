@@ -23,6 +23,7 @@ from partita.model.cluster import Batching, ClusterState, Gpu, InstanceState, Ro
 from partita.model.load import Arrivals, Forecast, Load, Observation, Outcome
 from partita.model.plan import Capacity, HeldGpu, OptionValue, Plan
 from partita.model.service import LatencyCurve, Service
+from partita.model.staggered import Overheads
 from partita.plugins.answers import Nonsense, Scope, check_proposal, check_terms, check_veto, plain
 from partita.plugins.discovery import Plugin, describe, one_line
 from partita.plugins.guard import guarded_arguments
@@ -30,6 +31,8 @@ from partita.plugins.host import PROPOSE_HOOKS, PluginHost
 
 LEVELS = (0.1, 0.5, 0.9, 0.99)
 TICK_S = 10.0
+EXAMPLE_OVERHEADS = Overheads(control_s=1e-4, data_s=5e-5, response_s=2e-3)
+"""What a scenario that says nothing of overheads has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +51,7 @@ class ExampleTick:
         """Return the arguments of a hook, but for `options` and `memory`; a candidate holds one GPU more."""
         if hook in PROPOSE_HOOKS:
             names = ("services", "inventory", "observation", "near", "far", "standing")
-            return {name: getattr(self, name) for name in names}
+            return {**{name: getattr(self, name) for name in names}, "overheads": EXAMPLE_OVERHEADS}
         if hook == "check_options":
             return {"services": self.services}
         more = example_plan(self.services, self.inventory, held=min(len(self.standing.gpus) + 1, len(self.inventory)))

@@ -23,6 +23,7 @@ from partita.model.cluster import Gpu
 from partita.model.load import Load, Observation
 from partita.model.plan import Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
+from partita.model.staggered import Overheads
 from partita.plugins.sizing import gpus_busy, slicing, whole_gpus
 
 SURE_SIGMA = 3.0
@@ -88,6 +89,7 @@ def propose_capacity(
     inventory: Sequence[Gpu],
     observation: Observation,
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal:
@@ -100,7 +102,7 @@ def propose_capacity(
     if not samples:
         return Proposal(Capacity(_within(held, inventory), firm=True), f"no load is measured yet: hold {held}", memory)
 
-    busy = gpus_busy(services, _rates_rps(samples, services), slicing(standing))
+    busy = gpus_busy(services, _rates_rps(samples, services), slicing(standing), overheads)
     utilisation = busy / held
     steady = abs(utilisation / settings.target - 1) <= settings.tolerance
     raw = held if steady else whole_gpus(busy / settings.target)

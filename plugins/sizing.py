@@ -9,7 +9,7 @@ from math import ceil
 
 from partita.model.plan import Plan
 from partita.model.service import WHOLE_GPU, Service
-from partita.model.staggered import gpus_needed
+from partita.model.staggered import NO_OVERHEADS, Overheads, gpus_needed
 
 UTILISATION = 0.8
 """Share of a GPU's time that a plan may fill; the rest is for bursts shorter than the rates are averaged over."""
@@ -37,24 +37,30 @@ def slicing(standing: Plan) -> Slicing:
     return Slicing(profile, len(instances) / len({i.gpu for i in instances}))
 
 
-def gpus_busy(services: Sequence[Service], rates_rps: Sequence[float], cut: Slicing = Slicing()) -> float:
+def gpus_busy(
+    services: Sequence[Service],
+    rates_rps: Sequence[float],
+    cut: Slicing = Slicing(),
+    overheads: Overheads = NO_OVERHEADS,
+) -> float:
     """Return how many GPUs these rates keep busy under the staggered rule.
 
     Below one GPU a service is served in smaller batches, since they must fill within the SLO; the staggered need has
     this in it.
     """
-    return gpus_needed(services, rates_rps, profile=cut.profile) / cut.instances_per_gpu
+    return gpus_needed(services, rates_rps, profile=cut.profile, overheads=overheads) / cut.instances_per_gpu
 
 
 def gpus_for(
     services: Sequence[Service],
     rates_rps: Sequence[float],
     cut: Slicing = Slicing(),
+    overheads: Overheads = NO_OVERHEADS,
     *,
     utilisation: float = UTILISATION,
 ) -> int:
     """Return the number of GPUs, at least 1, of which these rates keep no more than `utilisation` busy."""
-    return whole_gpus(gpus_busy(services, rates_rps, cut) / utilisation)
+    return whole_gpus(gpus_busy(services, rates_rps, cut, overheads) / utilisation)
 
 
 def whole_gpus(gpus: float) -> int:

@@ -15,6 +15,7 @@ from partita.hookspecs import hookimpl
 from partita.model.cluster import Gpu
 from partita.model.plan import Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
+from partita.model.staggered import Overheads
 from partita.plugins.sizing import UTILISATION, gpus_for, slicing
 
 PEAK = "peak_rps."
@@ -36,6 +37,7 @@ def propose_capacity(
     services: Sequence[Service],
     inventory: Sequence[Gpu],
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal:
@@ -51,7 +53,7 @@ def propose_capacity(
             needed = gpus
         case _:
             rates = [peaks.get(s.name, 0.0) for s in services]
-            needed = gpus_for(services, rates, cut, utilisation=utilisation)
+            needed = gpus_for(services, rates, cut, overheads, utilisation=utilisation)
     wanted = f"the peak of {sum(peaks.values()):,.1f} requests/s needs {needed} GPUs at {utilisation:.0%} utilisation"
     limit = f", the cluster has {len(inventory)}" if needed > len(inventory) else ""
     return Proposal(

@@ -6,14 +6,15 @@ already if that is more, keeps a headroom that it learns from what is missed, an
 would do. Deferred batching with the lowest-numbered free GPU first fills GPUs from number 0 up, so the last ones are
 idle when they are not needed.
 
-Options: ``quantile`` (0.95) of the near forecast; ``utilisation`` (1.0) that the staggered need may fill; ``reserve``
-(0) GPUs on top; ``stabilisation_s`` (60) for which fewer GPUs must have been enough before any is given back.
+Options: ``quantile`` (0.8) of the near forecast; ``utilisation`` (1.0) that the staggered need may fill; ``reserve``
+(0), GPUs on top; ``stabilisation_s`` (60) for which fewer GPUs must have been enough before any is given back;
+``tolerance`` (0.1), the share of the GPUs held by which the need may differ without a change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil, inf
 from typing import Any
 
@@ -25,23 +26,37 @@ from partita.model.cluster import Gpu
 from partita.model.load import Forecast, Observation
 from partita.model.plan import Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
+from partita.model.staggered import Overheads
 from partita.plugins.sizing import gpus_busy, slicing, whole_gpus
 
-LEAST_SAMPLE = 200
-"""Requests below which a measured attainment says nothing yet."""
+LEAST_SAMPLE = 600
+"""Answered requests below which a measured attainment says nothing yet."""
+LEAST_HEADROOM, MOST_HEADROOM = 0.8, 3.0
+RISE, FALL, LARGEST_MISS = 2.0, 0.4, 0.1
+"""How fast the headroom follows a share missed too much, or too little; a larger miss counts as the largest."""
+REFUSED = 1.01
+"""Factor on the headroom for a turn in which rehearsal refused the number asked for."""
 
 
-MOST_HEADROOM = 3.0
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The headroom learned so far, and what was answered since it last moved."""
+
+    headroom: float = 1.0
+    offered: int = 0
+    missed: int = 0
+    allowed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the operator may set."""
 
-    quantile: float = 0.95
+    quantile: float = 0.8
     utilisation: float = 1.0
     reserve: float = 0.0
     stabilisation_s: float = 60.0
+    tolerance: float = 0.1
 
     @classmethod
     def read(cls, options: Mapping[str, OptionValue]) -> Settings:
@@ -73,22 +88,25 @@ def propose_capacity(
     observation: Observation,
     near: Forecast,
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: Any,
 ) -> Proposal:
     """Hold what an upper quantile of the near forecast needs; give back only what was not needed for a while."""
     settings = Settings.read(options)
-    past = memory or {"wanted": [], "headroom": 1.0, "asked": 0}
+    remembered = memory or {"wanted": [], "asked": 0, "past": asdict(Past())}
     held = max(1, len(standing.gpus))
-    refused = 0 < past["asked"] < held
-    headroom = _learned(float(past["headroom"]), refused, services, observation)
+    past = _learned(Past(**remembered["past"]), 0 < remembered["asked"] < held, services, observation)
+    headroom = past.headroom
     rates = np.maximum(near.lasting(settings.quantile), observation.load.surely_rps())
     cut = slicing(standing)
-    busy = gpus_busy(services, rates.tolist(), cut)
+    busy = gpus_busy(services, rates.tolist(), cut, overheads)
     least = whole_gpus(len(standing.sub_clusters) / cut.instances_per_gpu)
-    needed = max(least, whole_gpus(busy / settings.utilisation * headroom + settings.reserve))
+    exact = busy / settings.utilisation * headroom + settings.reserve
+    near_enough = abs(exact - held) <= settings.tolerance * held
+    needed = max(least, held if near_enough else whole_gpus(exact))
     since = observation.now_s - settings.stabilisation_s
-    wanted = [[at, gpus] for at, gpus in past["wanted"] if at > since] + [[observation.now_s, needed]]
+    wanted = [[at, gpus] for at, gpus in remembered["wanted"] if at > since] + [[observation.now_s, needed]]
     floor = max(int(gpus) for _, gpus in wanted)
     gpus = needed if needed >= held else min(held, floor)
     seen = f"{float(rates.sum()):,.1f} requests/s at the {settings.quantile:.0%} quantile keep {busy:.2f} GPUs busy"
@@ -99,7 +117,7 @@ def propose_capacity(
         why += f", and {gpus} were needed in the last {settings.stabilisation_s:.0f} s"
     gpus = min(gpus, len(inventory))
     steps = (n for n in _ladder(gpus) if (n < held if gpus < held else gpus > held) and n <= len(inventory))
-    kept = {"wanted": wanted, "headroom": headroom, "asked": gpus}
+    kept = {"wanted": wanted, "asked": gpus, "past": asdict(past)}
     return Proposal(Capacity(gpus, tuple(steps)), why, kept)
 
 
@@ -108,20 +126,19 @@ def _ladder(gpus: int) -> tuple[int, ...]:
     return tuple(sorted({gpus + 1, gpus + 2, ceil(gpus * 1.4), ceil(gpus * 2)}))
 
 
-def _learned(headroom: float, refused: bool, services: Sequence[Service], observation: Observation) -> float:
-    """Return the headroom after the last turn: up fast on a miss, up a little when rehearsal refused, else slowly down.
+def _learned(past: Past, refused: bool, services: Sequence[Service], observation: Observation) -> Past:
+    """Return what is remembered after the last turn: the headroom aims at missing half of what may be missed.
 
-    What rehearsal refuses need not be asked for again at every turn; as the headroom falls, it is tried now and then.
+    It moves once enough requests have been answered: up fast on misses, slowly down without. What rehearsal refuses
+    need not be asked for again at every turn: a refusal raises it a little, and as it falls it is tried again.
     """
-    if refused:
-        headroom = min(MOST_HEADROOM, headroom * 1.01)
-    offered = sum(o.offered for o in observation.outcomes.values())
+    headroom = past.headroom * REFUSED if refused else past.headroom
+    seen = [(s.attainment, observation.outcomes[s.name]) for s in services if s.name in observation.outcomes]
+    offered = past.offered + sum(o.offered for _, o in seen)
+    missed = past.missed + sum(o.offered - o.good for _, o in seen)
+    allowed = past.allowed + sum((1.0 - attainment) * o.offered for attainment, o in seen)
     if offered < LEAST_SAMPLE:
-        return headroom
-    good = sum(o.good for o in observation.outcomes.values())
-    target = sum(
-        s.attainment * observation.outcomes[s.name].offered for s in services if s.name in observation.outcomes
-    )
-    if good < target:
-        return min(MOST_HEADROOM, headroom * (1.0 + 2.0 * min(0.1, (target - good) / offered)))
-    return max(1.0, headroom * 0.998)
+        return Past(min(headroom, MOST_HEADROOM), offered, missed, allowed)
+    surplus = (missed - allowed / 2) / offered
+    headroom *= 1.0 + (RISE * min(surplus, LARGEST_MISS) if surplus > 0 else FALL * surplus)
+    return Past(min(max(headroom, LEAST_HEADROOM), MOST_HEADROOM))

@@ -18,6 +18,7 @@ from partita.model.cluster import Gpu
 from partita.model.load import Forecast, Observation
 from partita.model.plan import OptionValue, Plan, Proposal
 from partita.model.service import Service
+from partita.model.staggered import Overheads
 from partita.ports import Discipline, Executor, Forecaster, TraceReader
 
 hookspec = pluggy.HookspecMarker("partita")
@@ -32,6 +33,7 @@ def propose_capacity(
     near: Forecast,
     far: Forecast,
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal | None:
@@ -40,6 +42,7 @@ def propose_capacity(
     near: forecast over the next seconds to a minute, by service in the order of `services`
     far: forecast over the next epochs
     standing: the plan in force
+    overheads: times outside the GPU, which take their part of every SLO
     options: what the operator set for this plugin
     memory: `Proposal.memory` of this hook at the last tick, None at first
     """
@@ -53,6 +56,7 @@ def propose_batching(
     near: Forecast,
     far: Forecast,
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal | None:
@@ -67,6 +71,7 @@ def propose_shares(
     near: Forecast,
     far: Forecast,
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal | None:
@@ -81,6 +86,7 @@ def propose_geometry(
     near: Forecast,
     far: Forecast,
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal | None:
@@ -95,6 +101,7 @@ def propose_placement(
     near: Forecast,
     far: Forecast,
     standing: Plan,
+    overheads: Overheads,
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal | None:

@@ -3,6 +3,8 @@
 Each scenario runs through the whole loop. It passes if symphony attains 99 % overall and 95 % on every service with at
 least a thousand requests, on at most 0.8 of static's GPU-hours, and on no more than reactive's unless reactive attains
 less than 99 %. Peak memory is that of the whole process.
+
+Beside them stands, for judgement and not for passing, reactive as tuned by hand with hindsight.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from time import monotonic
 
 from partita.controller.config import Scenario
 from partita.controller.demand import read_demand
+from partita.controller.entries import PolicyEntry
 from partita.controller.run import run_scenario
 from partita.replay.score import Score
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 ENOUGH_REQUESTS = 1000
 MOST_MEMORY_GIB = 1.5
+TUNED = ((0.75, 60.0), (0.8, 60.0))
+"""Target utilisation and stabilisation time of reactive that these traces turned out to favour."""
 
 
 def main() -> int:
@@ -42,20 +47,28 @@ def compare(path: Path) -> bool:
     scenario = Scenario.load(path)
     demand = read_demand(scenario)
     scores: dict[str, Score] = {}
-    print(
-        f"\n{path.name}\n{'policy':10} {'good':>9} {'worst*':>9} {'GPU-hours':>10} {'of static':>9} {'requests/s':>11}"
-    )
+    titles = f"{'good':>9} {'worst*':>9} {'GPU-hours':>10} {'of static':>9} {'changes':>8} {'requests/s':>11}"
+    print(f"\n{path.name}\n{'policy':15} {titles}")
     for policy in scenario.policy_options():
         begun = monotonic()
         score = run_scenario(scenario, policy=policy, seed=scenario.seed, demand=demand).score
         scores[policy] = score
-        speed = score.offered / (monotonic() - begun)
-        share = score.gpu_hours / scores["static"].gpu_hours
-        shares = f"{score.attainment:9.3%} {worst(score):9.3%}"
-        print(f"{policy:10} {shares} {score.gpu_hours:10.2f} {share:9.3f} {speed:11,.0f}", flush=True)
+        show(policy, score, scores["static"], speed=score.offered / (monotonic() - begun))
+    for target, stabilisation_s in TUNED:
+        options = {"target": target, "stabilisation_s": stabilisation_s}
+        tuned = scenario.model_copy(update={"policies": [PolicyEntry(name="reactive", options=options)]})
+        score = run_scenario(tuned, policy="reactive", seed=scenario.seed, demand=demand).score
+        show(f"reactive {target:g}/{stabilisation_s:g}", score, scores["static"])
     passed = passes(scores)
     print(f"{'passes' if passed else 'DOES NOT PASS'}   (* of services with at least {ENOUGH_REQUESTS:,} requests)")
     return passed
+
+
+def show(name: str, score: Score, static: Score, *, speed: float | None = None) -> None:
+    """Print one line of the table."""
+    shares = f"{score.attainment:9.3%} {worst(score):9.3%}"
+    hours = f"{score.gpu_hours:10.2f} {score.gpu_hours / static.gpu_hours:9.3f} {score.reconfigurations:8}"
+    print(f"{name:15} {shares} {hours} {f'{speed:,.0f}' if speed else '':>11}", flush=True)
 
 
 def worst(score: Score) -> float:

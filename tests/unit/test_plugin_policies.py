@@ -13,6 +13,7 @@ from partita.model.cluster import Instance
 from partita.model.load import Outcome
 from partita.model.plan import Capacity, OptionValue, Plan, Proposal, SubCluster
 from partita.model.service import LatencyCurve, Service
+from partita.model.staggered import NO_OVERHEADS
 from partita.plugins import reactive, static
 from partita.plugins.kit import example_inventory, example_observation, example_plan
 from partita.plugins.sizing import UTILISATION, Slicing, gpus_busy, gpus_for, slicing, whole_gpus
@@ -56,7 +57,7 @@ def test_sizing_counts_instances_of_the_standing_profile() -> None:
 
 def hold(options: Mapping[str, OptionValue], memory: object = None, inventory: Any = INVENTORY) -> Proposal:
     standing = example_plan(ONE, INVENTORY, held=2)
-    return static.propose_capacity(ONE, inventory, standing, options, memory)
+    return static.propose_capacity(ONE, inventory, standing, NO_OVERHEADS, options, memory)
 
 
 def test_static_holds_the_gpus_of_the_peak() -> None:
@@ -113,7 +114,9 @@ class Scaler:
     def tick(self, rate_rps: float, **seen: Any) -> int:
         standing = example_plan(ONE, INVENTORY, held=self.held)
         observation = example_observation(ONE, [rate_rps], standing, now_s=self.now_s, **seen)
-        proposal = reactive.propose_capacity(ONE, INVENTORY, observation, standing, self.options, self.memory)
+        proposal = reactive.propose_capacity(
+            ONE, INVENTORY, observation, standing, NO_OVERHEADS, self.options, self.memory
+        )
         self.now_s, self.memory, self.reason = self.now_s + 10.0, proposal.memory, proposal.reason
         self.held = gpus(proposal)
         return self.held
@@ -197,7 +200,9 @@ def test_reactive_counts_drops_as_missed() -> None:
     standing = example_plan(ONE, INVENTORY, held=4)
     seen = example_observation(ONE, [100.0], standing, now_s=1000.0)
     dropping = replace(seen, outcomes={"one": Outcome(1000, 900, 0, 100)})
-    proposal = reactive.propose_capacity(ONE, INVENTORY, dropping, standing, {"stabilisation_s": 0.0}, None)
+    proposal = reactive.propose_capacity(
+        ONE, INVENTORY, dropping, standing, NO_OVERHEADS, {"stabilisation_s": 0.0}, None
+    )
     assert gpus(proposal) == 4
 
 

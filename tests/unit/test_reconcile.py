@@ -151,7 +151,7 @@ def test_instances_stay_in_their_group_when_gpus_come_and_go() -> None:
     assert members(three) == [["gpu0", "gpu2"], ["gpu1"]]
     assert members(four) == [["gpu0", "gpu2"], ["gpu1", "gpu3"]]
     back = build(3, WISHES, BIG, INVENTORY, [0.2, 1.0, 0.0], "", four)
-    assert members(back) == [["gpu0"], ["gpu1", "gpu2"]]
+    assert members(back) == [["gpu0"], ["gpu1", "gpu3"]]
 
 
 def test_a_placement_is_followed() -> None:

@@ -36,7 +36,7 @@ class Load:
         rates: NDArray[np.float64] = np.where(measured, self.counts, 0.0).sum(axis=1) / seconds
         return rates
 
-    def surely_rps(self, errors: float = 2.0) -> NDArray[np.float64]:
+    def surely_rps(self, errors: float = 3.0) -> NDArray[np.float64]:
         """Rate by service that is at least there: the measured one less so many standard errors of its count."""
         seconds = max(self.end_s - self.start_s, 1e-9)
         counted = self.rate_rps() * seconds
