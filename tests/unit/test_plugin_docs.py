@@ -13,7 +13,8 @@ from partita.plugins.host import BENCH_TICKS, BENCH_TICKS_CAP, HOOKS
 from partita.plugins.reactive import Settings
 from partita.plugins.sizing import UTILISATION
 
-TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "plugins.md").read_text()
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
@@ -39,3 +40,11 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"`utilisation` ({UTILISATION})" in TEXT
     for field in fields(Settings):
         assert re.search(rf"`{field.name}` \({field.default:g}[,)]", TEXT), field.name
+
+
+@pytest.mark.parametrize("language", ["python", "toml"])
+def test_the_readmes_plugin_is_the_guides(language: str) -> None:
+    block = re.compile(rf"```{language}\n(.*?)```", re.DOTALL)
+    [shown], guide = block.findall((ROOT / "README.md").read_text()), block.search(TEXT)
+    assert guide is not None
+    assert shown == guide[1]
