@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from partita.controller.loop import Loop, State, Turn
@@ -28,6 +29,7 @@ async def run(
     watermark_s = clock.now_s()
     while (due_s := clock.now_s() + loop.settings.near_s) <= until_s:
         await clock.sleep_until(due_s)
+        await asyncio.sleep(0)  # In replay nothing else suspends, and without it asyncio keeps Ctrl-C until the end.
         view = await log.read(watermark_s, loop.settings.rehearse_s)
         watermark_s = view.load.end_s
         observation = Observation(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -155,3 +157,20 @@ def test_fractions_of_a_second_add_up() -> None:
     assert [t.decision.at_s for t in turns] == [2.5 * k for k in range(1, 9)]
     seen = [t.near.rps for t in turns if t.near is not None]
     assert seen[-1].sum(axis=0).mean() == pytest.approx(400.0, rel=0.05)
+
+
+def test_a_replay_can_be_stopped_between_two_turns() -> None:
+    """Ctrl-C cancels the task, which only an await that suspends can see."""
+    made = loop()
+    cluster = SimulatedCluster(made.inventory, made.prices.delays)
+    cluster.begin_with(made.begin().standing)
+    ports, turns = Ports(make_world(SERVICES, INSTANTS, cluster, span_s=95.0)), list[Turn]()
+
+    def interrupt(turn: Turn) -> None:
+        turns.append(turn)
+        if len(turns) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(run(made, made.begin(), log=ports, executor=ports, clock=ports, until_s=95.0, watch=interrupt))
+    assert len(turns) == 2
