@@ -64,10 +64,10 @@ def appraise(
 
 def _attainment(
     rehearsed: Rehearsed | None, services: Sequence[Service], objective: Objective
-) -> tuple[float, float, float, str]:
+) -> tuple[float | None, float, float, str]:
     """Return overall share and its error, the weighted shortfall beyond errors, and the worst service."""
     if rehearsed is None or not rehearsed.offered.sum():
-        return 1.0, 0.0, 0.0, ""
+        return None, 0.0, 0.0, ""
     offered = rehearsed.offered.astype(np.float64)
     share = rehearsed.good / np.maximum(offered, 1.0)
     target = np.array([s.attainment for s in services])

@@ -32,7 +32,7 @@ from partita.model.cluster import Gpu, Instance, instances_of
 from partita.model.plan import OptionValue
 from partita.model.service import Service
 from partita.model.staggered import Overheads
-from partita.traces.services import KEEP
+from partita.traces.services import KEEP, by_detail
 
 
 class Scenario(Entry):
@@ -116,7 +116,7 @@ class Scenario(Entry):
         if name in entries and not entries[name].is_template:
             return entries[name]
         patterns = self._patterns()
-        target = next((patterns[pattern] for pattern in patterns if fnmatchcase(name, pattern)), None)
+        target = next((patterns[pattern] for pattern in by_detail(patterns) if fnmatchcase(name, pattern)), None)
         if target is None or not entries[target].is_template:
             raise ConfigError(
                 f"the trace's service {name!r} matches none of {', '.join(patterns)}: add it, "

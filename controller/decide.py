@@ -23,7 +23,7 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
         better = min((*allowed, standing), key=lambda a: (round(a.shortfall, 9), *_order(a)))
         if better is standing or better.shortfall >= standing.shortfall:
             return standing, f"the standing plan {_misses(standing)}, and no candidate does better"
-        verb = "meets every target" if better.shortfall == 0 else f"misses less ({better.attainment:.2%} good)"
+        verb = "meets every target" if better.shortfall == 0 else f"misses less ({_share(better)} good)"
         return better, f"the standing plan {_misses(standing)}; {better.label} {verb}"
     meeting = [a for a in allowed if a.shortfall == 0]
     if not meeting:
@@ -31,7 +31,7 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
     best = min(meeting, key=_order)
     saved = standing.cost - (best.cost + best.change_cost)
     if saved > objective.margin * abs(standing.cost):
-        return best, f"{best.label} {_meets(best)} and saves {saved:.3g} GPU-hours' price an epoch"
+        return best, f"{best.label} {_meets(best)} and costs {saved:.3g} less an epoch"
     little = "nothing" if saved <= 0 else "too little"
     return standing, f"the standing plan {_meets(standing)}; {best.label} would save {little} ({saved:+.3g})"
 
@@ -46,4 +46,8 @@ def _meets(appraisal: Appraisal) -> str:
 
 
 def _misses(appraisal: Appraisal) -> str:
-    return f"misses {appraisal.worst_service}'s target in rehearsal ({appraisal.attainment:.2%} good in all)"
+    return f"misses {appraisal.worst_service}'s target in rehearsal ({_share(appraisal)} good in all)"
+
+
+def _share(appraisal: Appraisal) -> str:
+    return "an unknown share" if appraisal.attainment is None else f"{appraisal.attainment * 100:.2f} %"

@@ -221,7 +221,8 @@ class Loop:
 
     def _problems(self, plan: Plan) -> list[str]:
         """Say why a plan is not allowed; empty if it is."""
-        found = [v.message for v in feasible(plan, self.services, self.inventory, self.settings.budgets)]
+        violations = feasible(plan, self.services, self.inventory, self.settings.budgets, self.overheads)
+        found = [v.message for v in violations]
         return [*found, refusal] if (refusal := self.rehearser.refusal(plan)) else found
 
     def _plan(

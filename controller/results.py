@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FIXED = "fixed"
 """Key of a run without a policy: the cluster as given."""
 
-LIBRARIES = ("numba", "numpy", "polars", "scipy", "statsmodels")
+LIBRARIES = ("numba", "numpy", "polars", "scipy")
 """Libraries whose version may change a number."""
 
 
@@ -85,16 +85,34 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def check_writable(path: Path, option: str) -> None:
     """Make sure, before a long run, that a file can be written where the user wants it."""
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir():
-        problem = "is a folder" if path.is_dir() else f"the folder {str(folder)!r} does not exist"
+    target = path.resolve()
+    folder = target.parent
+    if target.is_dir() or not folder.is_dir():
+        problem = "is a folder" if target.is_dir() else f"the folder {str(folder)!r} does not exist"
         raise ConfigError(problem, file=str(path), key=option, value=str(path))
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"the folder {str(folder)!r} cannot be written to", file=str(path), key=option)
+    written = target if _is_stream(target) else folder
+    if not os.access(written, os.W_OK):
+        raise ConfigError(f"{str(written)!r} cannot be written to", file=str(path), key=option)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all; a pipe or device is written to as it is."""
+    target = path.resolve()
+    try:
+        if _is_stream(target):
+            with target.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+        else:
+            _replace(target, text)
+    except OSError as problem:
+        raise ConfigError(f"cannot be written: {(problem.strerror or '').lower()}", file=str(path)) from None
+
+
+def _is_stream(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _replace(path: Path, text: str) -> None:
     with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False) as part:
         try:
             part.write(text)

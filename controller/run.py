@@ -85,9 +85,9 @@ def run_scenario(
 
 
 def known_disciplines(host: PluginHost) -> dict[str, Discipline]:
-    """Return the disciplines that plugins bring and the built-in ones, by name."""
+    """Return the built-in disciplines, and those that plugins bring under names of their own."""
     brought, _ = host.brought("register_disciplines")
-    return {**{d.name: d for d in DISCIPLINES}, **cast(dict[str, Discipline], brought)}
+    return {**cast(dict[str, Discipline], brought), **{d.name: d for d in DISCIPLINES}}
 
 
 class _Record:
@@ -240,7 +240,14 @@ def _options(scenario: Scenario, demand: Demand, policy: str | None) -> dict[str
 
 
 def _check(plan: Plan, loop: Loop) -> None:
-    problems = tuple(v.message for v in feasible(plan, loop.services, loop.inventory, loop.settings.budgets))
+    homeless = [s for s in loop.services if not any(r.service == s.name for r in plan.routes)]
+    if homeless:
+        names = " and ".join(f"{s.name} ({s.memory_gib:g} GiB)" for s in homeless)
+        instances = sum(len(group.instances) for group in plan.sub_clusters)
+        only = f"{instances} instance{'s' if instances != 1 else ''}"
+        raise Infeasible(f"no instance is left for {names}: the others fill the memory of all {only}")
+    violations = feasible(plan, loop.services, loop.inventory, loop.settings.budgets, loop.overheads)
+    problems = tuple(v.message for v in violations)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise Infeasible(f"the cluster as given cannot serve the scenario: {problems[0]}{more}", short=problems)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import assert_never
 
-from partita.errors import Failed
+from partita.errors import Failed, Unsupported
 from partita.mig import Geometry
 from partita.model.cluster import (
     ClusterState,
@@ -183,6 +184,8 @@ class SimulatedCluster:
                 slot.services = tuple(s for s in slot.services if s not in services)
                 slot.loading = tuple(s for s in slot.loading if s not in services)
             case Regroup(sub_clusters, routes):
+                if any(r.weight != 1.0 or r.up_to_size != inf for r in routes):
+                    raise Unsupported("requests cannot be split by weight or size in replay", command=command)
                 self.sub_clusters, self.routes = sub_clusters, routes
             case _:
                 assert_never(command)

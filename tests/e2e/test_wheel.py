@@ -105,7 +105,6 @@ policies: []
 """
 
 
-@pytest.mark.skipif(not (ROOT / "controller/cli/replay.py").exists(), reason="there is no partita replay yet")
 def test_installed_command_replays_elsewhere(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SCENARIO)
     result = json.loads(_run(installed / "bin/partita", "replay", "tiny.yaml", "--json", "-", cwd=tmp_path).stdout)

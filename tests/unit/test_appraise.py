@@ -63,7 +63,7 @@ def test_the_tolerance_is_forgiven_on_top() -> None:
 @pytest.mark.parametrize("offered", [None, [0, 0, 0]])
 def test_without_requests_nothing_is_known(offered: list[int] | None) -> None:
     seen = judge(offered, [0, 0, 0])
-    assert (seen.attainment, seen.shortfall, seen.worst_service) == (1.0, 0.0, "")
+    assert (seen.attainment, seen.shortfall, seen.worst_service) == (None, 0.0, "")
 
 
 def test_cost_is_the_price_over_the_period_and_the_terms() -> None:

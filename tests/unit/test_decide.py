@@ -35,11 +35,16 @@ MISSING = plan("standing", shortfall=0.05, good=0.9)
     ("standing", "others", "chosen", "reason"),
     [
         # First come attainment targets: who meets them beats who does not, at any price.
-        (MISSING, [plan("more", 9.0)], "more", "standing plan misses bert's target in rehearsal (90.00% good in all)"),
+        (MISSING, [plan("more", 9.0)], "more", "standing plan misses bert's target in rehearsal (90.00 % good in all)"),
         (MISSING, [plan("more", 9.0)], "more", "more meets every target"),
         (STANDING, [plan("less", 0.1, shortfall=0.001)], "standing", "less misses bert's target"),
         # If none meets them, who misses least; the standing plan if no one misses less.
-        (MISSING, [plan("a", shortfall=0.02, good=0.95), plan("b", 0.1, shortfall=0.04)], "a", "a misses less (95.00%"),
+        (
+            MISSING,
+            [plan("a", shortfall=0.02, good=0.95), plan("b", 0.1, shortfall=0.04)],
+            "a",
+            "a misses less (95.",
+        ),
         (MISSING, [plan("a", 0.1, shortfall=0.05)], "standing", "no candidate does better"),
         (MISSING, [plan("a", 0.1, shortfall=0.06)], "standing", "no candidate does better"),
         # Among plans that meet them the cheapest wins …
@@ -47,15 +52,15 @@ MISSING = plan("standing", shortfall=0.05, good=0.9)
             STANDING,
             [plan("a", 0.8), plan("b", 0.7), plan("c", 0.9)],
             "b",
-            "b meets every target in rehearsal and saves",
+            "b meets every target in rehearsal and costs",
         ),
         (MISSING, [plan("a", 2.0), plan("b", 1.5)], "b", "b meets every target"),
-        (STANDING, [plan("a", 0.5, shortfall=0.1), plan("b", 0.8)], "b", "saves 0.2 GPU-hours' price"),
+        (STANDING, [plan("a", 0.5, shortfall=0.1), plan("b", 0.8)], "b", "costs 0.2 less an epoch"),
         # … the cost of the change included …
         (STANDING, [plan("a", 0.6, change=0.3), plan("b", 0.8)], "b", "b meets"),
         (STANDING, [plan("a", 0.6, change=0.5)], "standing", "a would save nothing (-0.1)"),
         # … if it saves more than the margin, 0.02 of the standing cost of 1.
-        (STANDING, [plan("a", 0.97)], "a", "saves 0.03"),
+        (STANDING, [plan("a", 0.97)], "a", "costs 0.03 less"),
         (STANDING, [plan("a", 0.99)], "standing", "would save too little (+0.01)"),
         # Ties go to fewer commands, then to the label.
         (STANDING, [plan("a", 0.5, commands=3), plan("b", 0.5, commands=2)], "b", "b meets"),

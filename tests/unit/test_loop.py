@@ -249,7 +249,7 @@ def test_fewer_gpus_that_do_are_taken_and_the_reason_says_what_they_save() -> No
     turn, commands = stage({"p": Wants(2)}).turn()
     assert turn.decision.action is Action.ACT
     assert (turn.decision.chosen, turn.decision.gpus_held, turn.decision.gpus_wanted) == ("p: 2 GPUs", 4, 2)
-    assert "meets every target in rehearsal and saves" in turn.decision.reason
+    assert "meets every target in rehearsal and costs" in turn.decision.reason
     assert [type(c).__name__ for c in commands] == ["Regroup", "Release", "Release"]
     assert turn.decision.commands == commands
     assert [a.label for a in turn.decision.candidates] == ["standing", "p: 2 GPUs"]

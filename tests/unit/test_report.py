@@ -1,6 +1,8 @@
 """The report stands alone, shows what the result says, and escapes whatever comes from outside."""
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from partita.controller.report import report_text, write_report
-from partita.controller.results import result_text
+from partita.controller.results import result_text, write_whole
 from partita.controller.scoretable import COLUMNS, cells, verdict
+from partita.errors import ConfigError
 from partita.plots import Course, Mark, course_figure, thin
 
 EVIL = "<script>alert('x')</script>&\"</style>"
@@ -130,14 +133,27 @@ def test_a_file_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "<h1>one</h1>" in path.read_text("utf-8")
     assert re.search(r"</html>\s*$", path.read_text("utf-8"))
     monkeypatch.setattr("os.replace", _fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ConfigError, match=r"report\.html: cannot be written: disk full"):
         write_report(path, RESULT, COURSES, title="two")
     assert "<h1>one</h1>" in path.read_text("utf-8")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_a_device_stays_one_and_a_link_keeps_its_target(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "kept.json")
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit((tmp_path / "pipe").read_text)
+        write_whole(tmp_path / "pipe", "through")
+        assert read.result(timeout=20) == "through"
+    write_whole(tmp_path / "link", "whole")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "kept.json").read_text() == "whole"
+
+
 def _fail(*_: object) -> None:
-    raise OSError("disk full")
+    raise OSError(28, "disk full")
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,10 @@ def test_several_services_of_the_trace_become_one() -> None:
     assert source.dropped == 7
 
 
-def test_the_first_pattern_that_matches_counts() -> None:
-    mapping = ServiceMap({"x/1": "a", "x/*": "b", "y": "*"}, ["a", "b"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_pattern_that_says_most_counts_whatever_the_order(order: int) -> None:
+    rules = {"x/1": "a", "x/*": "b", "y": "*", "x*": None}
+    mapping = ServiceMap(dict(list(rules.items())[::order]), ["a", "b"])
     names = ["x/1", "x/2", "y", "z"]
     assert [mapping.target(name) for name in names] == ["a", "b", None, None]
     assert mapping.indices(np.array(names, object)).tolist() == [0, 1, -1, -1]
@@ -141,7 +143,7 @@ def test_the_first_pattern_that_matches_counts() -> None:
 
 def test_the_very_name_counts_before_patterns_and_none_leaves_out() -> None:
     mapping = ServiceMap({"*": "a", "m[1]": "b", "x": None}, ["a", "b"])
-    assert [mapping.target(name) for name in ("m[1]", "m1", "x")] == ["b", "a", None]
+    assert [mapping.target(name) for name in ("m[1]", "m1", "x")] == ["b", "b", None]
 
 
 def test_without_names_services_come_in_the_order_of_the_trace() -> None:

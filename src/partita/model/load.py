@@ -60,11 +60,6 @@ class Forecast:
     model: str
     history_s: float
 
-    @property
-    def horizon_s(self) -> float:
-        """How far ahead the forecast reaches."""
-        return self.step_s * int(self.rps.shape[2])
-
     def quantile(self, level: float) -> NDArray[np.float64]:
         """Rates at one level, interpolated between the stored ones; shape ``(services, steps)``."""
         low = int(np.clip(np.searchsorted(self.levels, level) - 1, 0, max(0, len(self.levels) - 2)))

@@ -17,6 +17,7 @@ from partita.model.cluster import Replica as Replica
 from partita.model.cluster import Route as Route
 from partita.model.cluster import SubCluster as SubCluster
 from partita.model.service import Service
+from partita.model.staggered import NO_OVERHEADS, Overheads
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +188,16 @@ class Objective:
 class Appraisal:
     """What rehearsal and pricing say of one candidate plan.
 
-    `shortfall` is the sum over services of (target − attainment) where that is positive beyond the sampling error
-    `shortfall_error`, weighted by their share of requests; `worst_service` is the one furthest below its target.
+    `attainment` is the share of good requests in rehearsal, None where nothing was rehearsed, `attainment_error` its
+    standard error. `shortfall` is the sum over services of (target − attainment) where that is positive beyond the
+    sampling error, weighted by their share of requests; `worst_service` is the one furthest below its target.
     `cost` and `change_cost` are in GPU-hours times price over the objective's period.
     """
 
     label: str
     plan: Plan
     gpus: int
-    attainment: float
+    attainment: float | None
     attainment_error: float
     shortfall: float
     worst_service: str
@@ -263,19 +265,23 @@ class Violation:
 
 
 def feasible(
-    plan: Plan, services: Sequence[Service], inventory: Sequence[Gpu], budgets: Budgets = Budgets()
+    plan: Plan,
+    services: Sequence[Service],
+    inventory: Sequence[Gpu],
+    budgets: Budgets = Budgets(),
+    overheads: Overheads = NO_OVERHEADS,
 ) -> tuple[Violation, ...]:
     """Check a plan against every rule there is and return what it breaks; empty means feasible.
 
     Rules: GPUs exist and are held once; geometries are valid; instances belong to the held geometry and serve one
     sub-cluster; models fit into memory; a latency curve exists for every (profile, service) used and meets the SLO at
-    batch 1; every service has routes to sub-clusters that hold it, with weights that sum to 1 at each size; budgets are
-    kept.
+    batch 1 with the overheads; every service has routes to sub-clusters that hold it, with weights that sum to 1 at
+    each size; budgets are kept.
     """
     return (
         *_check_gpus(plan, inventory, budgets),
         *_check_instances(plan, inventory),
-        *_check_services(plan, services),
+        *_check_services(plan, services, overheads),
         *_check_routes(plan, services),
     )
 
@@ -317,7 +323,7 @@ def _check_instances(plan: Plan, inventory: Sequence[Gpu]) -> list[Violation]:
     return found
 
 
-def _check_services(plan: Plan, services: Sequence[Service]) -> list[Violation]:
+def _check_services(plan: Plan, services: Sequence[Service], overheads: Overheads) -> list[Violation]:
     known, found = {s.name: s for s in services}, []
     for group in plan.sub_clusters:
         members = [known[name] for name in group.services if name in known]
@@ -331,16 +337,18 @@ def _check_services(plan: Plan, services: Sequence[Service]) -> list[Violation]:
             text = f"its services need {need:g} GiB, its instances have {size:g} GiB"
             found.append(Violation("memory", group.name, f"sub-cluster {group.name}: {text}"))
         for profile in sorted({i.profile for i in group.instances}):
-            found += [v for s in members for v in _check_curve(s, profile)]
+            found += [v for s in members for v in _check_curve(s, profile, overheads)]
     return found
 
 
-def _check_curve(service: Service, profile: str) -> list[Violation]:
+def _check_curve(service: Service, profile: str, overheads: Overheads) -> list[Violation]:
     curve = service.curve(profile)
     if curve is None:
         return [Violation("curve", service.name, f"service {service.name} has no latency curve for {profile}")]
-    if curve.latency_s(1) > service.slo_s:
-        text = f"takes {curve.latency_s(1) * 1e3:g} ms alone on {profile}, its SLO is {service.slo_s * 1e3:g} ms"
+    around_s = overheads.control_s + overheads.data_s + overheads.response_s
+    if curve.latency_s(1) + around_s > service.slo_s:
+        extra = f" and {around_s * 1e3:g} ms of overheads" if around_s else ""
+        text = f"takes {curve.latency_s(1) * 1e3:g} ms alone on {profile}{extra}, its SLO is {service.slo_s * 1e3:g} ms"
         return [Violation("slo", service.name, f"service {service.name} {text}")]
     return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -14,13 +14,21 @@ KEEP = "*"
 """As a target: the trace's own name."""
 
 
+def by_detail(patterns: Iterable[str]) -> list[str]:
+    """Order patterns so that those that say most come first: most literal characters, then by name.
+
+    The order they were written in must not count: a mapping is sorted wherever it is stored as JSON.
+    """
+    return sorted(patterns, key=lambda pattern: (-sum(c not in "*?" for c in pattern), pattern))
+
+
 class ServiceMap:
     """Names or patterns (as in a shell) of a trace's services -> service names.
 
-    A trace's very name counts first, then the first pattern that matches it. The target "*" keeps the trace's name,
-    None leaves the service out. `services` are the names to map to, in the order of their indices; without them, names
-    are added as they appear. What matches nothing, or is mapped to a name that is not among `services`, has index -1
-    and is left out.
+    A trace's very name counts first, then, of the patterns that match it, the one that says most. The target "*" keeps
+    the trace's name, None leaves the service out. `services` are the names to map to, in the order of their indices;
+    without them, names are added as they appear. What matches nothing, or is mapped to a name that is not among
+    `services`, has index -1 and is left out.
     """
 
     def __init__(self, rules: Mapping[str, str | None] | None = None, services: Sequence[str] | None = None) -> None:
@@ -68,7 +76,8 @@ class ServiceMap:
         if name in self._rules:
             target = self._rules[name]
         else:
-            target = next((t for pattern, t in self._rules.items() if fnmatchcase(name, pattern)), None)
+            matching = (self._rules[pattern] for pattern in by_detail(self._rules) if fnmatchcase(name, pattern))
+            target = next(matching, None)
         if target is None:
             return -1
         target = name if target == KEEP else target
