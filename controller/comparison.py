@@ -10,6 +10,7 @@ from time import monotonic
 from partita.controller.config import Scenario
 from partita.controller.demand import Demand
 from partita.controller.run import Run, run_scenario
+from partita.controller.wording import because
 from partita.plots import Course, Mark
 from partita.plugins.alarm import LIMIT_S
 from partita.ports import Journal
@@ -54,7 +55,7 @@ def _timing(wall_s: float, offered: int) -> dict[str, float]:
 def course(run: Run) -> Course:
     """Turn a run into what the figures draw."""
     acted = [d for d in run.decisions if d.commands]
-    marks = tuple(Mark(d.at_s, d.gpus_wanted, f"{d.chosen}: {d.reason}") for d in acted)
+    marks = tuple(Mark(d.at_s, d.gpus_wanted, because({"chosen": d.chosen, "reason": d.reason})) for d in acted)
     timeline = run.timeline
     return Course(
         timeline["t_s"],
