@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 from typing import Any
@@ -20,7 +20,7 @@ def explain(decision: Record, *, run: str) -> str:
     return "\n".join(_lines(decision, run))
 
 
-def list_decisions(decisions: Sequence[Record]) -> Iterator[str]:
+def list_decisions(decisions: Iterable[Record]) -> Iterator[str]:
     """Yield one line a decision."""
     for d in decisions:
         held, wanted = d["gpus_held"], gpus(d["gpus_wanted"])
@@ -75,9 +75,13 @@ def _candidate(c: Record) -> str:
         found = f"{percent(c['attainment'])} in time (± {c['attainment_error'] * 100:.2f}{worst})"
     text = f"{c['label']}: {size}{found}, costs {c['cost']:.3f}"
     if c["change_cost"] or c["commands"]:
-        text += f" + {c['change_cost']:.3f} for the change in {c['commands']} commands"
+        text += f" + {c['change_cost']:.3f} for the change in {_commands_counted(c['commands'])}"
     terms = ", ".join(f"{name} {value:+.3f}" for name, value in sorted(c["terms"].items()))
     return f"{text}; {terms}" if terms else text
+
+
+def _commands_counted(number: int) -> str:
+    return "1 command" if number == 1 else f"{number} commands"
 
 
 def _commands(commands: Sequence[Record]) -> Iterator[str]:

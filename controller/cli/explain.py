@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from partita.controller.cli.options import Database, database_options
 from partita.errors import ConfigError
+
+if TYPE_CHECKING:
+    from partita.store.journal import RunRecord
+
+MOST_RUNS, MOST_LINES, MOST_NAMED = 1000, 100_000, 8
 
 
 @click.command()
@@ -29,7 +35,7 @@ from partita.errors import ConfigError
 def explain(
     decision: int | None, run: str | None, json_file: Path | None, as_list: bool, also_held: bool, database: Database
 ) -> None:
-    """Say what DECISION (a turn of the loop) measured, expected, weighed and did, and why.
+    """Say what DECISION (a turn of the loop) measured, expected, weighed and commanded, and why.
 
     Without DECISION, the last that acted. Decisions are read from the database that partita demo and partita replay
     --journal write, or from the JSON that partita replay --json writes.
@@ -59,7 +65,10 @@ def _from_file(path: Path, run: str | None, tick: int | None, as_list: bool, als
     if policy not in made:
         raise ConfigError(f"holds no run of {policy!r}; it has {', '.join(made)}", file=str(path), key="--run")
     if as_list:
-        return list(list_decisions([d for d in made[policy] if also_held or d["action"] == "act"]))
+        acted = sum(d["action"] == "act" for d in made[policy])
+        told = f"{_acted(acted)} in the run of {policy}."
+        shown = [d for d in made[policy] if also_held or d["action"] == "act"]
+        return [told + _others([other for other in made if other != policy]), *list_decisions(shown)]
     if tick is None:
         found = default_decision(made[policy])
     else:
@@ -78,17 +87,40 @@ async def _from_database(dsn: str, run: str | None, tick: int | None, as_list: b
     from partita.store.journal import list_decisions, list_runs, read_decision
 
     async with connect(dsn) as connection:
-        number = None if run is None else int(run) if run.isdecimal() else None
-        if number is None and (run is not None or as_list):
-            runs = await list_runs(connection, limit=1000)
-            number = next((r.id for r in runs if run in (None, r.policy)), None)
-            if number is None:
-                known = ", ".join(sorted({r.policy for r in runs})) or "no run yet"
-                raise ConfigError(f"the journal holds no run of {run!r} (there is: {known})", key="--run", value=run)
-        if as_list:
-            assert number is not None
-            return list(
-                in_lines([to_plain(d) for d in await list_decisions(connection, number, acts_only=not also_held)])
-            )
-        found = await read_decision(connection, number, tick)
-    return [in_words(found, run=f"{found['run']['policy']} (run {found['run']['id']})")]
+        runs = await list_runs(connection, limit=MOST_RUNS)
+        chosen = _choose(runs, run)
+        if not as_list:
+            found = await read_decision(connection, chosen.id, tick)
+            return [in_words(found, run=f"{chosen.policy} (run {chosen.id})")]
+        made = await list_decisions(connection, chosen.id, acts_only=not also_held, limit=MOST_LINES)
+    told = f"{_acted(chosen.acts)} in run {chosen.id} ({chosen.policy}); {_held(chosen, also_held)}."
+    others = [f"{r.id} ({r.policy})" for r in runs if r.id != chosen.id]
+    return [told + _others(others), *in_lines([to_plain(d) for d in made])]
+
+
+def _choose(runs: Sequence[RunRecord], wanted: str | None) -> RunRecord:
+    """Return the run with a number, or the newest of a policy, or the newest of all; ConfigError if there is none."""
+    if not runs:
+        raise ConfigError("the journal holds no run yet: partita demo and partita replay --journal write one")
+    for run in runs:
+        if wanted in (None, run.policy) or wanted == str(run.id):
+            return run
+    known = ", ".join(f"{run.id} ({run.policy})" for run in runs[:MOST_NAMED])
+    raise ConfigError(f"the journal holds no run {wanted!r}; the latest are {known}", key="--run", value=wanted)
+
+
+def _acted(number: int) -> str:
+    return "No decision acted" if number == 0 else f"{number} decision{'s' * (number > 1)} acted"
+
+
+def _held(run: RunRecord, shown: bool) -> str:
+    held = run.decisions - run.acts
+    return f"{held:,} turn{'s' * (held != 1)} held" + ("" if shown or not held else ": --all lists them")
+
+
+def _others(names: Sequence[str]) -> str:
+    """Name the other runs, the latest first."""
+    if not names:
+        return ""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f" Other runs: {', '.join(names[:MOST_NAMED])}{more}."

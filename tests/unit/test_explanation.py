@@ -7,12 +7,13 @@ import pytest
 
 from partita.controller.explanation import default_decision, explain, list_decisions
 from partita.controller.results import decision_document
-from partita.model.plan import Action, Appraisal, Decision, Objective, Opinion, Plan, Release
+from partita.model.plan import Acquire, Action, Appraisal, Decision, Objective, Opinion, Plan, Release
 
 NOTHING = Plan((), (), ())
 STANDING = Appraisal("standing", NOTHING, 6, 1.0, 0.0001, 0.0, "detect", 1.0, 0.0, 0)
 SMALLER = Appraisal("symphony: 5 GPUs", NOTHING, 5, 0.9996, 0.0003, 0.0, "embed", 0.8333, 0.01, 2, {"power": -0.1})
 REFUSED = Appraisal("magic: 1 GPU", NOTHING, 1, 0.0, 0.0, 0.0, "", 0.0, 0.0, 0, rejected="magic vetoes it: too few")
+LONG = "fewer will do, and they must be the cheaper ones, which is a reason too long for one line"
 ACTED = Decision(
     tick=704,
     at_s=7040.0,
@@ -24,7 +25,12 @@ ACTED = Decision(
         Opinion("magic", "veto", "", "raised KeyError: 'x'"),
     ),
     candidates=(STANDING, SMALLER, REFUSED),
-    commands=(Release("gpu05", "no longer needed"),),
+    commands=(
+        Acquire("gpu06", LONG),
+        Acquire("gpu07", LONG),
+        Release("gpu05", LONG),
+        Release("gpu04", "no longer needed"),
+    ),
     objective=Objective(period_s=600.0, margin=0.02),
     offered_rps=89.7,
     forecast_rps=96.04,
@@ -60,8 +66,11 @@ def test_a_decision_that_acted() -> None:
         "  › symphony: 5 GPUs: 99.96 % in time (± 0.03; worst embed), costs 0.833 + 0.010 for the change in 2 "
         "commands; power -0.100",
         "    magic: 1 GPU: refused, magic vetoes it: too few",
-        "Done:",
-        "    Release gpu05: no longer needed",
+        "Commanded:",
+        "    Acquire gpu06, gpu07; Release gpu05: fewer will do, and they must be the cheaper ones, which is a reason too "
+        "long",
+        "        for one line",
+        "    Release gpu04: no longer needed",
         "Weighed by: attainment first, then cost over 600 s, then fewer commands; a change must save 2 %.",
     ]
 
@@ -72,7 +81,13 @@ def test_a_decision_that_found_nothing_to_do() -> None:
     assert "Expected: nothing, there was no forecast yet." in said
     assert "Suggested: nothing: no plugin had an opinion." in said
     assert "Rehearsed: nothing: there was no candidate." in said
-    assert "Done: nothing." in said
+    assert "Commanded: nothing." in said
+
+
+def test_what_was_not_rehearsed_is_not_said_to_have_answered_anything() -> None:
+    unknown = replace(STANDING, attainment=None, worst_service="")
+    said = explain(decision_document(replace(ACTED, candidates=(unknown,))), run="static")
+    assert "    standing: 6 GPUs, not rehearsed, costs 1.000\n" in said
 
 
 def test_dates_are_shown_as_dates() -> None:
@@ -87,9 +102,11 @@ def test_the_last_that_acted_is_the_one_to_explain() -> None:
 
 
 def test_a_list_has_a_line_for_each() -> None:
-    assert list(list_decisions([decision_document(ACTED), decision_document(HELD)])) == [
+    kept = replace(HELD, tick=706, reason="the standing plan meets every target")
+    assert list(list_decisions(map(decision_document, (ACTED, HELD, kept)))) == [
         "    704       1:57:20  act       6 → 5 GPUs  symphony: 5 GPUs meets every target in rehearsal",
-        "    705       1:57:20  hold          1 GPUs  standing: nothing saves enough",
+        "    705       1:57:20  hold           1 GPU  standing: nothing saves enough",
+        "    706       1:57:20  hold           1 GPU  the standing plan meets every target",
     ]
 
 

@@ -69,7 +69,7 @@ def test_overheads_count_in_every_policys_sizing() -> None:
     """Of an SLO of 10 ms the overheads take a fifth; without them the baselines would hold too few GPUs by half."""
     text = """
 cluster: [{gpu: A100-80GB, count: 24}]
-services: [{name: tight, slo_ms: 10, latency: {alpha_ms: 0.5, beta_ms: 3.0}}]
+services: [{name: tight, slo_ms: 10, latency: {alpha_ms: 1.053, beta_ms: 5.072}}]
 load: {arrivals: {process: poisson, rate_rps: 2000, duration_s: 400}}
 """
     scenario = parse_scenario(text, name="s.yaml", folder=Path())
