@@ -26,8 +26,8 @@ ACTED = Decision(
     ),
     candidates=(STANDING, SMALLER, REFUSED),
     commands=(
-        Acquire("gpu06", LONG),
-        Acquire("gpu07", LONG),
+        Acquire("gpu06", None, LONG),
+        Acquire("gpu07", None, LONG),
         Release("gpu05", LONG),
         Release("gpu04", "no longer needed"),
     ),
@@ -67,9 +67,8 @@ def test_a_decision_that_acted() -> None:
         "commands; power -0.100",
         "    magic: 1 GPU: refused, magic vetoes it: too few",
         "Commanded:",
-        "    Acquire gpu06, gpu07; Release gpu05: fewer will do, and they must be the cheaper ones, which is a reason too "
-        "long",
-        "        for one line",
+        "    Acquire gpu06, gpu07; Release gpu05: fewer will do, and they must be the cheaper ones, which is",
+        "        a reason too long for one line",
         "    Release gpu04: no longer needed",
         "Weighed by: attainment first, then cost over 600 s, then fewer commands; a change must save 2 %.",
     ]
