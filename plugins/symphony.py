@@ -24,7 +24,7 @@ from partita.errors import ConfigError
 from partita.hookspecs import hookimpl
 from partita.model.cluster import Gpu
 from partita.model.load import Forecast, Observation
-from partita.model.plan import Capacity, OptionValue, Plan, Proposal
+from partita.model.plan import Batching, Batchings, Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
 from partita.model.staggered import Overheads
 from partita.plugins.sizing import gpus_busy, slicing, whole_gpus
@@ -119,6 +119,22 @@ def propose_capacity(
     steps = (n for n in _ladder(gpus) if (n < held if gpus < held else gpus > held) and n <= len(inventory))
     kept = {"wanted": wanted, "asked": gpus, "past": asdict(past)}
     return Proposal(Capacity(gpus, tuple(steps)), why, kept)
+
+
+@hookimpl
+def propose_batching(services: Sequence[Service], standing: Plan) -> Proposal | None:
+    """Batch by deferral on the lowest-numbered free GPU, whatever the scenario begins with."""
+    in_force = {name: b for g in standing.sub_clusters for name, b in zip(g.services, g.batching, strict=True)}
+    if all(b.discipline == "deferred" for b in in_force.values()):
+        return None
+    wanted = tuple(
+        (s.name, Batching("deferred", max_batch=in_force[s.name].max_batch, options=(("gpu_choice", "min-id"),)))
+        for s in services
+        if s.name in in_force
+    )
+    return Proposal(
+        Batchings(wanted), "deferred batches are larger, and leave the last GPUs idle when they can be spared"
+    )
 
 
 def _ladder(gpus: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from partita.controller.reconcile import Wishes, build
 from partita.errors import ConfigError
 from partita.model.cluster import Batching
 from partita.model.load import Forecast, Outcome
-from partita.model.plan import Capacity, OptionValue, Plan
+from partita.model.plan import Batchings, Capacity, OptionValue, Plan
 from partita.model.service import LatencyCurve, Service
 from partita.model.staggered import NO_OVERHEADS
 from partita.plugins import symphony
@@ -188,3 +188,13 @@ def test_its_memory_stays_small() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, OptionValue], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         Policy(4, **options).tick(100.0)
+
+
+def test_it_batches_by_deferral_whatever_stands() -> None:
+    wishes = Wishes({g.id: None for g in INVENTORY}, {"one": Batching("eager", max_batch=7)})
+    eager = build(2, wishes, ONE, INVENTORY, [1.0], "")
+    proposal = symphony.propose_batching(ONE, eager)
+    assert proposal is not None
+    deferred = Batching("deferred", max_batch=7, options=(("gpu_choice", "min-id"),))
+    assert proposal.suggestion == Batchings((("one", deferred),))
+    assert symphony.propose_batching(ONE, standing_plan(ONE, 2)) is None
