@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from partita.controller.config import Scenario
+from partita.controller.wording import span
 from partita.errors import ConfigError
 from partita.model.service import LatencyCurve, Service
 from partita.model.staggered import gpus_needed
@@ -90,6 +91,14 @@ async def import_made_up(dsn: str, watch: Callable[[int, int], None]) -> tuple[I
             done += rows.at_ns.size
             watch(done, max(done, expected))
     return opened.record, added
+
+
+def describe_pace(played: TraceSummary, speed: float) -> str:
+    """Say how long the played part of a trace is, how long playing it takes on the simulated clock, and the rate."""
+    rate = f"about {played.mean_rps.sum() * speed:,.3g} requests a second"
+    if speed == 1.0:
+        return f"{span(played.span_s)}, played as fast as they were: {rate}"
+    return f"{span(played.span_s)}, played in {span(played.span_s / speed)}: {speed:g} × as fast, so {rate}"
 
 
 def playable_part(summary: TraceSummary) -> float | None:

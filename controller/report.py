@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from partita.controller.results import write_whole
-from partita.controller.scoretable import COLUMNS, cells, verdict
+from partita.controller.scoretable import COLUMNS, cells, misses, targets_of, verdict
+from partita.controller.wording import because, moment, span
 from partita.plots import Course, attainment_figure, colour, course_figure, latency_figure
 
 POLICY = (
@@ -43,12 +43,18 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
 thead th { font-weight: 600; color: var(--soft); line-height: 1.2; vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 0; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
-td.text { white-space: normal; text-align: left; min-width: 16rem; }
+th.text, td.text { white-space: normal; text-align: left; overflow-wrap: anywhere; width: 99%; }
+.missed { color: #d1495b; }
+@media (max-width: 40rem) {
+  main { padding: 1rem .6rem 3rem; } .card { padding: .4rem; } th, td { padding: .3rem; }
+}
 details { margin: .5rem 0; } summary { cursor: pointer; }
 pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; }
 .js-plotly-plot [class$="tick"] text, .js-plotly-plot .legendtext, .js-plotly-plot text[class$="title"] {
   fill: var(--soft) !important; }
 """
+
+MOST_DEADLINES = 12
 
 
 def write_report(path: Path, result: Mapping[str, Any], courses: Mapping[str, Course], *, title: str) -> None:
@@ -63,14 +69,17 @@ def report_text(result: Mapping[str, Any], courses: Mapping[str, Course], *, tit
 
 def _page(result: Mapping[str, Any], courses: Mapping[str, Course], title: str) -> Iterator[str]:
     scores = result["scores"]
-    targets = _targets(scores, result["scenario"])
+    targets = targets_of(scores, result["scenario"])
     yield f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · Partita</title>'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{STYLE}</style>'
     yield f"<script>{get_plotlyjs()}</script></head><body><main>"
     yield f'<h1>{escape(title)}</h1><p class="lead">{escape(verdict(scores, targets))}</p>'
     yield f'<p class="soft">{escape(_describe(result))}</p>'
-    yield f'<h2>Scores</h2><div class="card scroll">{_score_table(scores)}</div>{_notes(scores)}'
+    yield f'<p class="soft">{escape(_deadlines(result["scenario"]))}</p>'
+    failed = misses(scores, targets)
+    yield "".join(f'<p class="missed">{escape(sentence)}.</p>' for sentence in failed.values())
+    yield f'<h2>Scores</h2><div class="card scroll">{_score_table(scores, failed)}</div>{_notes(scores)}'
     yield "<h2>Load, GPUs and answers over time</h2>"
     yield '<p class="soft">Dotted: the forecast. Points: decisions that changed the plan; hover for the reason.</p>'
     yield _figure(course_figure(courses), "course")
@@ -98,20 +107,34 @@ def _describe(result: Mapping[str, Any]) -> str:
     source = (
         load["trace"]["file"] if load.get("trace") else "drawn arrivals" if load.get("arrivals") else "the request log"
     )
-    hours = first["duration_s"] / 3600
-    span = f"{hours:,.1f} hours" if hours >= 2 else f"{first['duration_s']:,.0f} seconds"
+    played_s, speed = first["duration_s"], (load.get("trace") or load.get("log") or {}).get("speed", 1.0)
+    length = span(played_s) if speed == 1.0 else f"{span(played_s * speed)}, played in {span(played_s)} ({speed:g} ×)"
     services = len(first["attainment_by_service"])
     plural = "service" if services == 1 else "services"
-    return f"{first['offered']:,} requests of {services} {plural} in {span}, from {source}; up to {gpus}."
+    return f"{first['offered']:,} requests of {services} {plural} over {length}, from {source}; up to {gpus}."
 
 
-def _score_table(scores: Mapping[str, Any]) -> str:
+def _deadlines(scenario: Mapping[str, Any]) -> str:
+    """Say within which time each service must answer, and how often."""
+    entries = scenario["services"]
+    told = (f"{e['name']} {span(e['slo_ms'] / 1e3)} ({e['attainment'] * 100:g} %)" for e in entries[:MOST_DEADLINES])
+    more = f" and {len(entries) - MOST_DEADLINES} more" if len(entries) > MOST_DEADLINES else ""
+    return f"SLO, and the share of requests that must keep it: {', '.join(told)}{more}."
+
+
+def _score_table(scores: Mapping[str, Any], failed: Mapping[str, str]) -> str:
     heads = "".join(f'<th title="{escape(c.meaning)}">{escape(c.heading)}<br>{escape(c.unit)}</th>' for c in COLUMNS)
     rows = "".join(
-        f"<tr><td>{_dot(number)}{escape(name)}</td>{''.join(f'<td>{escape(text)}</td>' for text in texts)}</tr>"
+        f"<tr><td>{_dot(number)}{_name(name, failed)}</td>{''.join(f'<td>{escape(text)}</td>' for text in texts)}</tr>"
         for number, (name, texts) in enumerate(cells(scores))
     )
     return f"<table><thead><tr><th>policy</th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _name(name: str, failed: Mapping[str, str]) -> str:
+    if name not in failed:
+        return escape(name)
+    return f'<span class="missed" title="{escape(failed[name])}">{escape(name)} *</span>'
 
 
 def _notes(scores: Mapping[str, Any]) -> str:
@@ -130,22 +153,15 @@ def _known(shares: Mapping[str, float | str]) -> dict[str, float]:
     return {service: share for service, share in shares.items() if isinstance(share, float)}
 
 
-def _targets(scores: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[str, float]:
-    served = next(iter(scores.values()))["attainment_by_service"]
-    entries = sorted(scenario["services"], key=lambda entry: "*" in entry["name"] or "?" in entry["name"])
-    matching = {service: [e["attainment"] for e in entries if fnmatchcase(service, e["name"])] for service in served}
-    return {service: targets[0] for service, targets in matching.items() if targets}
-
-
 def _decisions(policy: str, made: list[Mapping[str, Any]], limit: int = 200) -> str:
     acted = [d for d in made if d["action"] == "act"]
     rows = "".join(
-        f"<tr><td>{d['tick']}</td><td>{d['at_s']:,.0f} s</td><td>{d['gpus_held']} → {d['gpus_wanted']}</td>"
-        f'<td class="text">{escape(d["chosen"])}: {escape(d["reason"])}</td></tr>'
+        f"<tr><td>{d['tick']}</td><td>{moment(d['at_s'])}</td><td>{d['gpus_held']} → {d['gpus_wanted']}</td>"
+        f'<td class="text">{escape(because(d))}</td></tr>'
         for d in acted[:limit]
     )
     more = f'<p class="soft">The first {limit} of {len(acted)}.</p>' if len(acted) > limit else ""
-    head = "<thead><tr><th>turn</th><th>at</th><th>GPUs</th><th>chosen, and why</th></tr></thead>"
+    head = "<thead><tr><th>turn</th><th>at</th><th>GPUs</th><th class='text'>chosen, and why</th></tr></thead>"
     table = f'<div class="card scroll"><table>{head}<tbody>{rows}</tbody></table></div>{more}' if acted else ""
     return f"<details><summary>{escape(policy)}: {len(acted)} that changed the plan</summary>{table}</details>"
 

@@ -62,7 +62,7 @@ COLUMNS = (
     Column("busy", "", "share of the held GPUs' time in which batches ran", _percent("utilisation", 1)),
     Column("batch", "mean", "mean batch size", _number("mean_batch", 2)),
     Column("p99", "ms", "99th percentile of the time to answer", lambda r, _: _plainly(r["latency_ms"]["p99"], 1)),
-    Column("GPU", "changes", "changes of the set of GPUs or of what is on them", _number("reconfigurations")),
+    Column("GPU", "changes", "GPUs taken, given back or repartitioned, each time counted", _number("reconfigurations")),
     Column("bound", "staggered", "rate the held GPUs can carry, staggered rule", _number("bound_staggered_rps")),
     Column("bound", "fluid", "rate they could carry in their largest batches", _number("bound_fluid_rps")),
 )
@@ -105,16 +105,15 @@ def misses(scores: Mapping[str, Record], targets: Mapping[str, float]) -> dict[s
 
 
 def missed(record: Record, targets: Mapping[str, float]) -> list[str]:
-    """List the services that did not attain their target, the furthest below it first."""
+    """List the services below their target, the furthest below first; one that nothing was asked of missed nothing."""
     reached = record["attainment_by_service"]
-    below = {s: targets.get(s, 0.0) - (r if isinstance(r, float | int) else 0.0) for s, r in reached.items()}
+    below = {s: targets.get(s, 0.0) - r for s, r in reached.items() if isinstance(r, float | int)}
     return sorted((s for s, gap in below.items() if gap > 0), key=lambda s: (-below[s], s))
 
 
 def _miss(name: str, record: Record, targets: Mapping[str, float]) -> str:
     worst, *others = missed(record, targets)
-    reached = record["attainment_by_service"][worst]
-    far = of_target(reached, targets[worst]) if isinstance(reached, float | int) else "nothing was measured"
+    far = of_target(record["attainment_by_service"][worst], targets[worst])
     more = f" and of {len(others)} other{'s' * (len(others) > 1)}" if others else ""
     return f"{name} misses the target of {worst} ({far}){more}"
 

@@ -46,8 +46,11 @@ def demo(trace_file: Path | None, report: Path, policies: tuple[str, ...], quiet
     """Play a trace through the whole loop under each policy, print the scores and write a report.
 
     The trace is brought into the database first (an embedded PostgreSQL is started and stopped unless --dsn names one)
-    and replayed from there; every decision is journaled. Without --trace, a day of six services is made up. What serves
-    the requests is made up in any case: models whose times are sized so that about ten GPUs are busy at the peak.
+    and replayed from there; every decision is journaled. Without --trace, a day of six services is made up. A trace of
+    more than two hours is played faster, so that it takes two: a day 12 times as fast, at 12 times its rate.
+
+    What serves the requests is made up in any case: models whose times, SLOs included, are stretched until about ten
+    GPUs are busy at the peak, but no more than 150 times: a trace of few requests keeps fewer busy.
 
     \b
     Examples:
@@ -64,7 +67,8 @@ def demo(trace_file: Path | None, report: Path, policies: tuple[str, ...], quiet
     with database.serve() as dsn:
         record = _import(dsn, trace_file, quiet, say)
         scenario, runs = _play(dsn, record, policies, quiet, say)
-    _show(scenario, runs, report, title=trace_file.name if trace_file else "A made-up day", quiet=quiet)
+    title, speed = trace_file.name if trace_file else "A made-up day", _speed(scenario)
+    _show(scenario, runs, report, title=title if speed == 1.0 else f"{title}, played {speed:g} × as fast", quiet=quiet)
     say(f"The report is in {report}; a browser shows it, and it needs no network.")
     say("Next: `partita explain` says why the last decision acted, `partita explain --list` lists all that did,")
     say("and `partita replay --help` plays scenarios of your own (docs/scenario.md).")
@@ -96,8 +100,9 @@ def _play(dsn: str, record: ImportRecord, policies: tuple[str, ...], quiet: bool
     from partita.controller.cli.progress import watching
     from partita.controller.comparison import compare
     from partita.controller.demand import read_demand, summarise_import
-    from partita.controller.demonstration import make_scenario, playable_part
+    from partita.controller.demonstration import describe_pace, make_scenario, playable_part
     from partita.controller.journaling import ReplayJournal
+    from partita.controller.wording import span
 
     summary = summarise_import(dsn, record)
     if (to_s := playable_part(summary)) is not None:
@@ -105,9 +110,13 @@ def _play(dsn: str, record: ImportRecord, policies: tuple[str, ...], quiet: bool
         say(f"Of these, the first {summary.requests.sum():,} are played.")
     scenario = make_scenario(record.id, summary, to_s=to_s, policies=policies)
     demand = read_demand(scenario, dsn=dsn)
-    count, models = scenario.cluster[0].count, ", ".join(service.name for service in demand.services)
-    say(f"Played on up to {count} × {scenario.cluster[0].gpu}, with made-up models: {models}.")
-    with watching(quiet=quiet) as watch:
+    say(f"{describe_pace(summary, _speed(scenario))}.")
+    count, models = scenario.cluster[0].count, ", ".join(f"{s.name} {span(s.slo_s)}" for s in demand.services)
+    target = f"{min(s.attainment for s in demand.services) * 100:g} %"
+    say(f"Played on up to {count} × {scenario.cluster[0].gpu}, with made-up models and the time in which each has")
+    say(f"to answer {target} of its requests: {models}.")
+    say("")
+    with watching(quiet=quiet, in_lines=True) as watch:
         runs = compare(
             scenario,
             policies,
@@ -128,4 +137,8 @@ def _show(scenario: Scenario, runs: list[Run], report: Path, *, title: str, quie
     result = result_document(scenario, runs, seed=scenario.seed)
     write_report(report, result, dict(zip(result["scores"], map(course, runs), strict=True)), title=title)
     if not quiet:
-        print_scores(result["scores"])
+        print_scores(result)
+
+
+def _speed(scenario: Scenario) -> float:
+    return scenario.demand.log.speed if scenario.demand.log else 1.0

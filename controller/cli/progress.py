@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from partita.controller.wording import span
 
 Report = Callable[[float, float], None]
 """Told how much is done and how much there is."""
@@ -26,10 +29,11 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def watching(*, quiet: bool, unit: str = "× real time") -> Iterator[Callable[[str], Report]]:
+def watching(*, quiet: bool, unit: str = "× real time", in_lines: bool = False) -> Iterator[Callable[[str], Report]]:
     """Yield a function that starts a bar with a name and returns what to tell its progress to.
 
-    Its speed is shown in `unit`; a total of 0 means that nobody knows.
+    Its speed is shown in `unit`; a total of 0 means that nobody knows. Where stderr is no terminal there is no bar;
+    `in_lines` then says in a line each what begins and what is done, totals being simulated seconds.
     """
     console = Console(stderr=True)
     columns = (
@@ -43,6 +47,8 @@ def watching(*, quiet: bool, unit: str = "× real time") -> Iterator[Callable[[s
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
 
         def start(name: str) -> Report:
+            if in_lines and not quiet and not console.is_terminal:
+                return _say_ends(name)
             task = bars.add_task(name, total=None)
             drawn = monotonic() - 1.0
 
@@ -55,3 +61,16 @@ def watching(*, quiet: bool, unit: str = "× real time") -> Iterator[Callable[[s
             return report
 
         yield start
+
+
+def _say_ends(name: str) -> Report:
+    begun, said = monotonic(), False
+    click.echo(f"{name}: begun", err=True)
+
+    def report(done: float, total: float) -> None:
+        nonlocal said
+        if done >= total > 0 and not said:
+            said = True
+            click.echo(f"{name}: {span(total)} played in {span(monotonic() - begun)}", err=True)
+
+    return report

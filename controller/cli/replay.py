@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ def replay(
     """Play SCENARIO (a YAML file) through the loop on a simulated cluster and score every policy.
 
     A scenario without policies is a plain measurement of the discipline on the cluster as given. The same seed gives
-    the same result, whatever the machine; docs/scenario.md explains every key.
+    the same result, whatever the machine; docs/scenario.md explains every key, docs/replay.md every column of the table
+    that is printed.
 
     \b
     Examples:
@@ -86,6 +88,10 @@ def replay(
     if report is not None:
         check_writable(report, "--report")
 
+    if journal and not names:
+        click.echo("Warning: --journal writes nothing: without policies there are no decisions.", err=True)
+        journal = False
+
     from partita.controller.cli.progress import watching
     from partita.controller.comparison import compare, course
     from partita.controller.demand import read_demand
@@ -93,8 +99,9 @@ def replay(
     with ExitStack() as stack:
         dsn = stack.enter_context(database.serve()) if journal or wanted.demand.log else None
         journals = _journals(wanted, dsn) if journal and dsn else None
-        demand = read_demand(wanted, dsn=dsn)
-        watch = stack.enter_context(watching(quiet=quiet))
+        with _reading(wanted, quiet=quiet):
+            demand = read_demand(wanted, dsn=dsn)
+        watch = stack.enter_context(watching(quiet=quiet, in_lines=True))
         runs = compare(
             wanted, names, seed=wanted.seed, plugin_limit_s=plugin_limit_s, demand=demand, watch=watch, journal=journals
         )
@@ -111,7 +118,7 @@ def replay(
     if not quiet and json_file != "-":
         from partita.controller.cli.printing import print_scores
 
-        print_scores(result["scores"])
+        print_scores(result)
 
 
 def _adjust(scenario: Scenario, policies: tuple[str, ...], discipline: str | None, seed: int | None) -> Scenario:
@@ -125,6 +132,21 @@ def _adjust(scenario: Scenario, policies: tuple[str, ...], discipline: str | Non
     if seed is not None:
         changes["seed"] = seed
     return scenario.model_copy(update=changes)
+
+
+@contextmanager
+def _reading(scenario: Scenario, *, quiet: bool) -> Iterator[None]:
+    """Show how much of a trace file has been looked through."""
+    from partita.controller.cli.progress import watching
+    from partita.traces.files import watch_reading
+
+    if scenario.demand.trace is None:
+        yield
+        return
+    with watching(quiet=quiet, unit="MB/s") as watch:
+        report = watch("reading the trace")
+        with watch_reading(lambda done, total: report(done / 1e6, total / 1e6)):
+            yield
 
 
 def _journals(scenario: Scenario, dsn: str) -> Any:
