@@ -35,9 +35,13 @@ Watch = Callable[[int], None]
 
 
 def known_readers() -> tuple[TraceReader, ...]:
-    """Return the readers that plugins bring, then the built-in ones."""
+    """Return the readers that plugins bring under names of their own, then the built-in ones.
+
+    A plugin's format is tried first, since it is likely to be the more particular one.
+    """
     brought, _ = PluginHost.load().brought("register_trace_readers")
-    return (*(cast(TraceReader, reader) for reader in brought.values()), *READERS)
+    ours = {reader.name for reader in READERS}
+    return (*(cast(TraceReader, reader) for name, reader in brought.items() if name not in ours), *READERS)
 
 
 def choose_reader(path: Path, *, forced: str | None = None, bin_s: float | None = None) -> TraceReader:
