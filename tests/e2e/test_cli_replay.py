@@ -1,6 +1,7 @@
 """`partita replay` and `partita explain`, from the command to the files they leave."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     main(args)
     out, err = capsys.readouterr()
-    assert err == ""
+    assert re.fullmatch(r"((static|reactive|fixed): (begun|[\d.]+ \w+ played in [\d.]+ \w+)\n)*", err), err
     return out
 
 
@@ -79,7 +80,7 @@ def test_same_seed_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_whole_loop_over_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
     table = run(capsys, "replay", "control.yaml", "--json", "out.json", "--report", "out.html")
     assert "goodput" in table
-    assert [line.split()[0] for line in table.splitlines() if "%" in line] == ["static", "reactive"]
+    assert re.findall(r"^ (\w+) .* %", table, re.MULTILINE) == ["static", "reactive"]
     result: dict[str, Any] = json.loads(Path("out.json").read_text())
     chat = 60 * sum(20 + 10 * min(n, 9 - n) for n in range(10))
     counted = {"chat": chat, "m/a": 10 * 60 * 4, "m/b": 10 * 60 * 3}
@@ -99,8 +100,9 @@ def test_the_whole_loop_over_a_trace(capsys: pytest.CaptureFixture[str]) -> None
     assert f"Decision {last['tick']} of reactive" in said
     assert f"acted, from {last['gpus_held']} to {last['gpus_wanted']} GPU" in said
     assert last["opinions"][0]["reason"] in said
-    listed = run(capsys, "explain", "--json-file", "out.json", "--run", "reactive", "--list")
-    assert [int(line.split()[0]) for line in listed.splitlines()] == [d["tick"] for d in acted]
+    heading, *listed = run(capsys, "explain", "--json-file", "out.json", "--run", "reactive", "--list").splitlines()
+    assert re.fullmatch(rf"{len(acted)} decisions? acted in the run of reactive. Other runs: static.", heading)
+    assert [int(line.split()[0]) for line in listed] == [d["tick"] for d in acted]
 
 
 def test_the_command_line_wins_over_the_file(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +139,37 @@ def test_replay_from_the_database_is_replay_from_the_file(capsys: pytest.Capture
     said = run(capsys, "explain", "--run", "reactive")
     assert said.startswith(f"Decision {acted[-1]['tick']} of reactive (run 2), at ")
     assert acted[-1]["commands"][0]["reason"] in said
-    listed = run(capsys, "explain", "--run", "reactive", "--list")
-    assert [int(line.split()[0]) for line in listed.splitlines()] == [d["tick"] for d in acted]
-    everything = run(capsys, "explain", "--run", "1", "--list", "--all").splitlines()
+    heading, *listed = run(capsys, "explain", "--run", "reactive", "--list").splitlines()
+    assert [int(line.split()[0]) for line in listed] == [d["tick"] for d in acted]
+    told = rf"{len(acted)} decisions? acted in run 2 \(reactive\); \d+ turns held: --all lists them."
+    assert re.fullmatch(rf"{told} Other runs: 1 \(static\).", heading)
+    _, *everything = run(capsys, "explain", "--run", "1", "--list", "--all").splitlines()
     assert len(everything) > len(acted)
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", "--run", "symphony"])
+    assert stop.value.code == 2
+    assert "no run 'symphony'; the latest are 2 (reactive), 1 (static)" in capsys.readouterr().err
+
+
+def test_a_run_in_which_nothing_acted_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for wanted in ([], ["--list"], ["--run", "1", "--list"]):
+        with pytest.raises(SystemExit):
+            main(["explain", *wanted])
+        assert "Error: the journal holds no run yet: partita demo and " in capsys.readouterr().err
+    Path("one.yaml").write_text(CONTROLLED.replace("count: 4", "count: 1"))
+    run(capsys, "replay", "one.yaml", "--policy", "static", "--journal")
+    said = run(capsys, "explain", "--list")
+    assert said == "No decision acted in run 1 (static); 60 turns held: --all lists them.\n"
+
+
+def test_a_journal_without_policies_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["replay", "measure.yaml", "--journal", "--quiet"])
+    said = capsys.readouterr().err
+    assert said == "Warning: --journal writes nothing: without policies there are no decisions.\n"
+
+
+def test_who_misses_a_target_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tight.yaml").write_text(MEASUREMENT.replace("rate_rps: 300", "rate_rps: 3000"))
+    table = run(capsys, "replay", "tight.yaml")
+    assert re.search(r"^ ?fixed \* ", table, re.MULTILINE)
+    assert re.search(r"^\* fixed misses the target of resnet50 \([\d.]+ % of 99 %\)$", table, re.MULTILINE)

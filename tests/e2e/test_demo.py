@@ -41,7 +41,11 @@ def test_a_trace_of_ones_own(tmp_path: Path, environment: dict[str, str]) -> Non
 
     command = [*PARTITA, "demo", "--trace", "own.csv", "--policy", "static", "--policy", "reactive"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert [line.split()[:2] for line in done.stderr.splitlines()] == [
+        ["static:", "begun"], ["static:", "3"], ["reactive:", "begun"], ["reactive:", "3"]
+    ]  # fmt: skip
+    assert "\n3 minutes, played as fast as they were: about 16.7 requests a second.\n" in done.stdout
     assert "3,000 requests, imported (import 1)." in done.stdout
     assert re.search(r"^ static +[\d.]+ ", done.stdout, re.MULTILINE)
     assert "The report is in demo-report.html" in done.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from partita.controller.report import report_text, write_report
 from partita.controller.results import result_text, write_whole
-from partita.controller.scoretable import COLUMNS, cells, verdict
+from partita.controller.scoretable import COLUMNS, cells, misses, targets_of, verdict
 from partita.errors import ConfigError
 from partita.plots import Course, Mark, course_figure, thin
 
@@ -41,13 +41,16 @@ def decision(**changes: Any) -> dict[str, Any]:
 RESULT: dict[str, Any] = {
     "scenario": {
         "cluster": [{"gpu": "A100-80GB", "count": 3}],
-        "services": [{"name": "*", "attainment": 0.985}],
+        "services": [{"name": "*", "slo_ms": 17_000, "attainment": 0.985}],
         "load": {"trace": {"file": f"{EVIL}.csv"}, "arrivals": None},
     },
     "seed": 7,
     "versions": {"partita": "0.1.0"},
     "scores": {"static": record(gpu_hours=0.1, attainment=1.0), EVIL: record()},
-    "decisions": {"static": [], EVIL: [decision(), decision(tick=4, action="hold", reason="nothing to gain")]},
+    "decisions": {
+        "static": [],
+        EVIL: [decision(at_s=3661.0), decision(tick=4, action="hold", reason="nothing to gain")],
+    },
     "timing": {},
 }
 STEPS = np.arange(0.0, 100.0, 10.0)
@@ -106,6 +109,7 @@ def test_what_comes_from_outside_is_escaped(page: Page, html: str) -> None:
     shown = " ".join(page.text)
     assert f"report of {EVIL}" in shown
     assert f"3 GPUs: because {EVIL}" in shown
+    assert "1:01:01" in shown
     assert f"from {EVIL}.csv; up to 3 × A100-80GB" in shown
 
 
@@ -113,6 +117,8 @@ def test_it_shows_the_scores(page: Page) -> None:
     shown = " ".join(page.text)
     for text in ("9.9", "99.00 %", "98.00 %", "−50 %", "61.0 %", "4.25", "22.5", "Seed 7; partita 0.1.0."):
         assert text in shown
+    assert "must keep it: * 17 s (98.5 %)." in shown
+    assert f"{EVIL} misses the target of {EVIL} (98.00 % of 98.5 %)." in shown
     assert "nothing to gain" not in shown
     assert "1 that changed the plan" in shown
 
@@ -176,11 +182,43 @@ def test_the_verdict_prefers_the_cheapest_that_meets_every_target() -> None:
     assert verdict(scores, {"a": 0.99, "b": 0.98}) == (
         "good answered 99.10 % of the requests within their SLO, with 0.60 × the GPU-hours of static (99.90 %)."
     )
-    assert verdict(scores, {"a": 1.0, "b": 1.0}).startswith("static answered 99.90 %")
+    assert verdict(scores, {"a": 1.0, "b": 1.0}).startswith("No policy met every target. static answered 99.90 %")
+    assert verdict({"fixed": scores["cheap"]}, {"b": 0.98}).startswith("Not every target was met. fixed answered")
     assert (
         verdict({"fixed": record()}, {})
         == "fixed answered 99.00 % of the requests within their SLO, with 0.05 GPU-hours."
     )
+
+
+def test_who_misses_a_target_is_named_with_the_service_furthest_below() -> None:
+    scores = {
+        "static": record(attainment_by_service={"a": 1.0, "b": 0.98, "idle": "nan"}),
+        "hair": record(attainment_by_service={"a": 0.98999, "b": 1.0, "idle": "nan"}),
+        "two": record(attainment_by_service={"a": 0.97, "b": 0.9, "idle": "nan"}),
+    }
+    assert misses(scores, {"a": 0.99, "b": 0.98, "idle": 0.99}) == {
+        "hair": "hair misses the target of a (98.999 % of 99 %)",
+        "two": "two misses the target of b (90.00 % of 98 %) and of 1 other",
+    }
+
+
+def test_targets_are_those_of_the_entry_that_says_most() -> None:
+    entries = [("*", 0.9), ("m/*", 0.95), ("m/a", 0.99)]
+    scenario = {"services": [{"name": name, "attainment": target} for name, target in entries]}
+    scores = {"p": record(attainment_by_service={"m/a": 1.0, "m/b": 1.0, "x": 1.0})}
+    assert targets_of(scores, scenario) == {"m/a": 0.99, "m/b": 0.95, "x": 0.9}
+
+
+def test_every_column_is_explained_in_the_guide() -> None:
+    page = (Path(__file__).parents[2] / "docs/replay.md").read_text("utf-8")
+    written = re.findall(r"^\| ((?!column|-).*?) \| (.*) \|$", page, re.MULTILINE)
+    assert written == [(f"{c.heading}, {c.unit}" if c.unit else c.heading, c.meaning) for c in COLUMNS]
+
+
+def test_a_faster_trace_is_said_to_be_faster() -> None:
+    scenario = {**RESULT["scenario"], "load": {"log": {"import": 1, "speed": 12.0}}}
+    shown = " ".join(Page(report_text({**RESULT, "scenario": scenario}, COURSES, title="t")).text)
+    assert "over 20 minutes, played in 100 s (12 ×), from the request log" in shown
 
 
 def test_the_table_survives_a_run_without_requests() -> None:
