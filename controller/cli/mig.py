@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from partita.mig import GPUS, Geometry, GpuModel, gpu_model, maximal, states
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 @click.group()
@@ -21,13 +28,16 @@ def gpus(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_describe_gpu(gpu) for gpu in GPUS], indent=1))
         return
+    from rich import box
     from rich.table import Table
 
-    table = Table("GPU", "memory GiB", "profiles", "geometries", "of them maximal")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in ("GPU", "memory GiB", "profiles", "geometries", "of them maximal"):
+        table.add_column(heading)
     for gpu in GPUS:
         if gpu.profiles:
             names = " ".join(p.name for p in gpu.profiles if not p.variant)
-            counts = (str(len(states(gpu.name, double_memory=True))), str(len(maximal(gpu.name, double_memory=True))))
+            counts = (str(len(states(gpu.name))), str(len(maximal(gpu.name))))
         else:
             names, counts = "whole only, until read from the device", ("-", "-")
         table.add_row(gpu.name, f"{gpu.memory_gib:.1f}", names, *counts)
@@ -41,7 +51,11 @@ def gpus(as_json: bool) -> None:
 @click.option("--variants", is_flag=True, help="Also use the profiles with a media or graphics suffix.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 def geometries(gpu: str, all_states: bool, double_memory: bool, variants: bool, as_json: bool) -> None:
-    """List the MIG geometries of a GPU model, such as A100-80GB."""
+    """List the MIG geometries of a GPU model, such as A100-80GB, as a scenario's `geometry` takes them.
+
+    Without options, those to which nothing could be added, of the plain profiles. A narrow terminal is shown fewer
+    columns.
+    """
     model = gpu_model(gpu)
     found = (states if all_states else maximal)(model.name, double_memory=double_memory, variants=variants)
     kind = "allowed" if all_states else "maximal"
@@ -49,19 +63,35 @@ def geometries(gpu: str, all_states: bool, double_memory: bool, variants: bool, 
         rows = [_describe(model, g) for g in found]
         click.echo(json.dumps({"gpu": model.name, "kind": kind, "count": len(rows), "geometries": rows}, indent=1))
         return
+    click.echo(f"{model.name}: {len(found)} {kind} geometries")
+    _print_geometries(model, found)
+
+
+def _print_geometries(model: GpuModel, found: Sequence[Geometry]) -> None:
+    """Print a table, of which a narrow terminal gets the columns that fit; the geometry itself is never cut."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(
-        "#", "memory slices", "geometry", "compute", "SMs", "GiB", title=f"{model.name}: {len(found)} {kind} geometries"
-    )
-    for number, geometry in enumerate(found, 1):
-        sums = _describe(model, geometry)
-        compute = f"{sums['compute_slices']}/{model.compute_slices}"
-        counted = " + ".join(f"{count}x{name}" for name, count in geometry.counts().items()) or str(geometry)
-        table.add_row(
-            str(number), draw(model, geometry), counted, compute, str(sums["sms"]), f"{sums['memory_gib']:.1f}"
-        )
-    _print(table)
+    sums = [_describe(model, geometry) for geometry in found]
+    columns = {
+        "#": [str(number) for number in range(1, len(found) + 1)],
+        "memory slices": [draw(model, geometry) for geometry in found],
+        "compute": [f"{s['compute_slices']}/{model.compute_slices}" for s in sums],
+        "SMs": [str(s["sms"]) for s in sums],
+        "GiB": [f"{s['memory_gib']:.1f}" for s in sums],
+        "geometry": [str(geometry) for geometry in found],
+    }
+    console = _console()
+    for left_out in ("SMs", "GiB", "memory slices", "compute"):
+        if sum(3 + max(map(len, (name, *texts))) for name, texts in columns.items()) <= console.width:
+            break
+        del columns[left_out]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name != "geometry")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    console.print(table)
 
 
 def draw(model: GpuModel, geometry: Geometry) -> str:
@@ -113,7 +143,14 @@ def _describe_gpu(gpu: GpuModel) -> dict[str, object]:
     }
 
 
-def _print(table: object) -> None:
+def _print(table: Table) -> None:
+    _console().print(table)
+
+
+def _console() -> Console:
     from rich.console import Console
 
-    Console().print(table)
+    from partita.controller.cli.printing import PIPED_WIDTH
+
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PIPED_WIDTH)

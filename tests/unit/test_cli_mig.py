@@ -27,7 +27,21 @@ def test_geometries_as_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert code == 0
     assert "A100-80GB: 19 maximal geometries" in out
     assert "|3g-------------|2g-----|1g-....|" in out
-    assert "1x1g.10gb + 1x2g.20gb + 1x3g.40gb" in out
+    assert "3g.40gb@0,2g.20gb@4,1g.10gb@6" in out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_no_terminal_is_too_narrow_to_copy_a_geometry(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, out, _ = run(capsys, "geometries", "A100-80GB")
+    assert max(map(len, out.splitlines())) <= width
+    assert "…" not in out
+    rows = [line.split() for line in out.splitlines() if "@" in line]
+    if width >= 80:
+        assert [row[-1] for row in rows] == [str(geometry) for geometry in maximal("A100-80GB")]
+    assert ("|3g-------------|2g-----|1g-....|" in out) == (width == 140)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +78,8 @@ def test_gpus_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     _, out, _ = run(capsys, "gpus")
     assert "H200-141GB" in out
     assert "whole only, until read from the device" in out
+    [row] = [line.split() for line in out.splitlines() if "A100-80GB" in line]
+    assert row[-2:] == ["298", "19"]  # as many as `geometries` lists, below
     _, out, _ = run(capsys, "gpus", "--json")
     listed = {gpu["name"]: gpu for gpu in json.loads(out)}
     assert listed["A30-24GB"]["memory_gib"] == 24
