@@ -70,8 +70,9 @@ MODELS = (
 def describe_law() -> str:
     """Say how the made-up trace is drawn."""
     return (
-        f"{SPEC.services} services over {SPEC.days:g} day, {SPEC.rate_rps:g} requests a second on average, service k "
-        f"with the share k^-{SPEC.skew:g}, nights are {SPEC.day:.0%} deep, {SPEC.burstiness:g} bursts a day and service"
+        f"{SPEC.services} services over {SPEC.days:g} day, {SPEC.rate_rps:g} requests a second in a week's mean, "
+        f"service k with the share k^-{SPEC.skew:g}, nights are {SPEC.day * 100:.0f} % deep, "
+        f"{SPEC.burstiness:g} bursts a day and service"
     )
 
 

@@ -113,7 +113,7 @@ def propose_capacity(
     wanted, why = _limited(raw, held, past, stale=stale, missed=_missed(services, observation), settings=settings)
     gpus = _within(wanted, inventory)
     span_s = sum(s.span_s for s in samples)
-    share = f"{utilisation:.0%}, target {settings.target:.0%}"
+    share = f"{utilisation * 100:.0f} %, target {settings.target * 100:.0f} %"
     seen = f"the load of {span_s:g} s keeps {busy:.2f} of {held} GPUs busy ({share})"
     limit = f", the cluster has {len(inventory)}" if wanted > gpus else ""
     return Proposal(Capacity(gpus, firm=True), f"{seen}: {why}{limit}", _remembered(samples, past))
@@ -148,7 +148,8 @@ def _missed(services: Sequence[Service], observation: Observation) -> str:
         answered = bad + outcome.good
         share = 1 - service.attainment
         if bad > answered * share + SURE_SIGMA * sqrt(answered * share * (1 - share)):
-            return f"{service.name} answers {outcome.good / answered:.1%} in time, not {service.attainment:.1%}"
+            reached, target = outcome.good / answered * 100, service.attainment * 100
+            return f"{service.name} answers {reached:.1f} % in time, not {target:.1f} %"
     return ""
 
 

@@ -54,7 +54,8 @@ def propose_capacity(
         case _:
             rates = [peaks.get(s.name, 0.0) for s in services]
             needed = gpus_for(services, rates, cut, overheads, utilisation=utilisation)
-    wanted = f"the peak of {sum(peaks.values()):,.1f} requests/s needs {needed} GPUs at {utilisation:.0%} utilisation"
+    size = "1 GPU" if needed == 1 else f"{needed} GPUs"
+    wanted = f"the peak of {sum(peaks.values()):,.1f} requests/s needs {size} at {utilisation * 100:.0f} % utilisation"
     limit = f", the cluster has {len(inventory)}" if needed > len(inventory) else ""
     return Proposal(
         Capacity(min(needed, len(inventory)), firm=True),

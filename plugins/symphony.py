@@ -109,7 +109,8 @@ def propose_capacity(
     wanted = [[at, gpus] for at, gpus in remembered["wanted"] if at > since] + [[observation.now_s, needed]]
     floor = max(int(gpus) for _, gpus in wanted)
     gpus = needed if needed >= held else min(held, floor)
-    seen = f"{float(rates.sum()):,.1f} requests/s at the {settings.quantile:.0%} quantile keep {busy:.2f} GPUs busy"
+    level = f"the {settings.quantile * 100:.0f} % quantile"
+    seen = f"{float(rates.sum()):,.1f} requests/s at {level} keep {busy:.2f} GPUs busy"
     why = f"{seen}; with headroom {headroom:.2f} that is {needed}"
     if needed == least > 1:
         why += ", the fewest that hold every group of services"

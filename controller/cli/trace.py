@@ -127,7 +127,12 @@ def info(file: Path, forced: str | None, bin_s: float | None, as_json: bool) -> 
 @click.option("--services", type=click.IntRange(min=1), default=8, show_default=True, help="How many services.")
 @click.option("--days", type=float, default=1.0, show_default=True, help="How many days.")
 @click.option(
-    "--rate", "rate_rps", type=float, default=100.0, show_default=True, help="Mean requests a second, in all."
+    "--rate",
+    "rate_rps",
+    type=float,
+    default=100.0,
+    show_default=True,
+    help="Mean requests a second, in all, over whole weeks and many bursts.",
 )
 @click.option("--skew", type=float, default=1.0, show_default=True, help="Service k has the share k**-SKEW.")
 @click.option("--burstiness", type=float, default=1.0, show_default=True, help="Bursts a day; 0 is Poisson, no bursts.")
@@ -151,7 +156,8 @@ def synth(
 ) -> None:
     """Make a trace of many services, with cycles of a day and a week, bursts and a skew, and write it to OUT.
 
-    OUT ends in .parquet, .csv, .csv.gz or .csv.zst. The same options give the same trace.
+    OUT ends in .parquet, .csv, .csv.gz or .csv.zst. The same options give the same trace. --rate is the mean in the
+    long run: weekends lie below it and weekdays 12 % above, and a single day has more or fewer bursts than the mean.
 
     \b
     Example:
@@ -327,7 +333,7 @@ def _service_table(summary: TraceSummary) -> Table:
     for k in order:
         n = int(summary.requests[k])
         rates = (f"{summary.mean_rps[k]:,.3f}", f"{summary.peak_minute_rps[k]:,.3f}")
-        table.add_row(Text(summary.services[k]), f"{n:,}", f"{n / total:.1%}", *rates)
+        table.add_row(Text(summary.services[k]), f"{n:,}", f"{n / total * 100:.1f} %", *rates)
     return table
 
 

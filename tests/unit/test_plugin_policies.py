@@ -63,7 +63,7 @@ def hold(options: Mapping[str, OptionValue], memory: object = None, inventory: A
 def test_static_holds_the_gpus_of_the_peak() -> None:
     proposal = hold({"peak_rps.one": 400.0})
     assert gpus(proposal) == 5 == whole_gpus(4.0 / UTILISATION)
-    assert proposal.reason == "the peak of 400.0 requests/s needs 5 GPUs at 80% utilisation"
+    assert proposal.reason == "the peak of 400.0 requests/s needs 5 GPUs at 80 % utilisation"
     assert gpus(hold({"peak_rps.one": 400.0, "utilisation": 0.5})) == 8
 
 
@@ -74,7 +74,7 @@ def test_static_without_peaks_holds_everything() -> None:
 def test_static_holds_no_more_than_there_is_and_says_so() -> None:
     proposal = hold({"peak_rps.one": 400.0}, inventory=INVENTORY[:3])
     assert gpus(proposal) == 3
-    assert proposal.reason.endswith("needs 5 GPUs at 80% utilisation, the cluster has 3")
+    assert proposal.reason.endswith("needs 5 GPUs at 80 % utilisation, the cluster has 3")
 
 
 def test_static_remembers_its_size_until_the_gpus_are_cut_otherwise() -> None:
@@ -142,7 +142,7 @@ def test_reactive_scales_up_at_once_but_at_most_to_double(rate_rps: float, expec
 def test_reactive_may_add_four_where_doubling_adds_less() -> None:
     scaler = Scaler(1)
     assert scaler.ticks([900.0, 900.0, 900.0]) == [5, 10, 13]
-    assert scaler.reason == "the load of 30 s keeps 9.00 of 10 GPUs busy (90%, target 70%): up to 13"
+    assert scaler.reason == "the load of 30 s keeps 9.00 of 10 GPUs busy (90 %, target 70 %): up to 13"
 
 
 def test_reactive_is_limited_by_the_cluster() -> None:
@@ -190,7 +190,7 @@ def test_reactive_does_not_read_a_missing_log_as_no_load() -> None:
 def test_reactive_does_not_scale_down_while_slos_are_missed() -> None:
     scaler = Scaler(4, stabilisation_s=0.0)
     assert scaler.tick(100.0, bad_share=0.05) == 4
-    assert scaler.reason.endswith("2 would do, but one answers 95.0% in time, not 99.0%: hold 4")
+    assert scaler.reason.endswith("2 would do, but one answers 95.0 % in time, not 99.0 %: hold 4")
     # 1 % of 1000 is what the target allows, and up to 10 + 3·√(1000·0.01·0.99) = 19.4 may be chance.
     assert Scaler(4, stabilisation_s=0.0).tick(100.0, bad_share=0.019) == 2
     assert Scaler(4, stabilisation_s=0.0).tick(100.0, bad_share=0.020) == 4
