@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from partita.plugins import reactive, symphony
+from partita.plugins.alarm import LIMIT_S
 from partita.plugins.discovery import specification
 from partita.plugins.host import BENCH_TICKS, BENCH_TICKS_CAP, HOOKS
-from partita.plugins.reactive import Settings
 from partita.plugins.sizing import UTILISATION
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +39,11 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"benched for {BENCH_TICKS} ticks" in TEXT
     assert f"up to {BENCH_TICKS_CAP} ticks" in TEXT
     assert f"`utilisation` ({UTILISATION})" in TEXT
-    for field in fields(Settings):
-        assert re.search(rf"`{field.name}` \({field.default:g}[,)]", TEXT), field.name
+    for policy, settings in (("reactive", reactive.Settings), ("symphony", symphony.Settings)):
+        [paragraph] = re.findall(rf"^`{policy}` .*?(?=\n\n|\Z)", TEXT, re.MULTILINE | re.DOTALL)
+        for field in fields(settings):
+            assert re.search(rf"`{field.name}` \({field.default:g}[,)]", paragraph), field.name
+    assert f"`--plugin-timeout` ({LIMIT_S:g} s unless set)" in TEXT
 
 
 @pytest.mark.parametrize("language", ["python", "toml"])
