@@ -51,7 +51,7 @@ FAR_STEPS_KEPT = 4096
 FAR_STEPS = 3
 """Epochs that the far forecast looks ahead."""
 
-REHEARSED_LEVEL = 0.95
+REHEARSED_LEVEL = 0.9
 """Quantile of the near forecast that candidates are rehearsed at."""
 MOST_GROWTH = 4.0
 """Largest factor by which a service's recent requests are multiplied for a rehearsal."""

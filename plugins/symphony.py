@@ -31,8 +31,8 @@ from partita.plugins.sizing import gpus_busy, slicing, whole_gpus
 
 LEAST_SAMPLE = 600
 """Answered requests below which a measured attainment says nothing yet."""
-LEAST_HEADROOM, MOST_HEADROOM = 0.8, 3.0
-RISE, FALL, LARGEST_MISS = 2.0, 0.4, 0.1
+LEAST_HEADROOM, MOST_HEADROOM = 0.75, 3.0
+RISE, FALL, LARGEST_MISS = 2.0, 0.5, 0.1
 """How fast the headroom follows a share missed too much, or too little; a larger miss counts as the largest."""
 REFUSED = 1.01
 """Factor on the headroom for a turn in which rehearsal refused the number asked for."""

@@ -127,7 +127,7 @@ def test_headroom_grows_when_slos_are_missed_and_shrinks_slowly_when_not() -> No
     assert 0.95 * before < policy.headroom < before
     for _ in range(1000):
         policy.tick(300.0, outcome=Outcome(1000, 1000, 0, 0))
-    assert policy.headroom == 0.8
+    assert policy.headroom == 0.75
     for _ in range(1000):
         policy.tick(300.0, outcome=Outcome(1000, 0, 0, 1000))
     assert policy.headroom == 3.0
