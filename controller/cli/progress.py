@@ -64,13 +64,16 @@ def watching(*, quiet: bool, unit: str = "× real time", in_lines: bool = False)
 
 
 def _say_ends(name: str) -> Report:
-    begun, said = monotonic(), False
-    click.echo(f"{name}: begun", err=True)
+    """Say in a line that something has begun, once it has come anywhere, and in another that it is done."""
+    begun, lines = monotonic(), 0
 
     def report(done: float, total: float) -> None:
-        nonlocal said
-        if done >= total > 0 and not said:
-            said = True
+        nonlocal lines
+        if lines == 0:
+            lines = 1
+            click.echo(f"{name}: begun", err=True)
+        if done >= total > 0 and lines == 1:
+            lines = 2
             click.echo(f"{name}: {span(total)} played in {span(monotonic() - begun)}", err=True)
 
     return report

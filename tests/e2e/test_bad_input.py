@@ -94,7 +94,9 @@ def test_nowhere_to_write(capsys: pytest.CaptureFixture[str], option: str) -> No
 
 
 def test_a_database_that_nobody_answers_for(capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = replay(capsys, SCENARIO, "--journal", "--dsn", "postgresql://127.0.0.1:9/partita")
+    code, said = replay(
+        capsys, SCENARIO, "--policy", "static", "--journal", "--dsn", "postgresql://127.0.0.1:9/partita"
+    )
     assert code == 1
     assert said.startswith("no database answers at postgresql://127.0.0.1:9/partita: ")
     code, said = refused(capsys, "explain", "--dsn", "postgresql://127.0.0.1:9/partita")
@@ -102,7 +104,7 @@ def test_a_database_that_nobody_answers_for(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_dsn_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay(capsys, SCENARIO, "--journal", "--dsn", "mysql://x")[0] == 2
+    assert replay(capsys, SCENARIO, "--policy", "static", "--journal", "--dsn", "mysql://x")[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def replay(folder: Path, *args: str, hash_seed: str) -> tuple[bytes, dict[str, Any]]:
     """Run the command in a process of its own; return its bytes without `timing`, and `timing`."""
     main = "from partita.controller.cli import main; main()"
-    command = [sys.executable, "-c", main, "replay", "scenario.yaml", *args, "--json", "-"]
+    command = [sys.executable, "-c", main, "replay", "scenario.yaml", *args, "--quiet", "--json", "-"]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
     assert done.stderr == b""
