@@ -102,6 +102,17 @@ def describe_pace(played: TraceSummary, speed: float) -> str:
     return f"{span(played.span_s)}, played in {span(played.span_s / speed)}: {speed:g} × as fast, so {rate}"
 
 
+def describe_models(services: Sequence[Service]) -> str:
+    """Say how far the made-up models were stretched, and within which times they have to answer."""
+    plain = {model.name: model.slo_ms / 1e3 for model in MODELS}
+    factor = services[0].slo_s / plain[services[0].name]
+    slos = ", ".join(f"{service.name} {span(service.slo_s)}" for service in services)
+    return (
+        f"The models are made up, all their times multiplied by {float(f'{factor:.2g}'):g} to keep the GPUs busy. "
+        f"Each has to answer {services[0].attainment * 100:g} % of its requests within its SLO: {slos}"
+    )
+
+
 def playable_part(summary: TraceSummary) -> float | None:
     """Return after how many seconds of a trace to stop; None: play it all."""
     part = MOST_REQUESTS / int(summary.requests.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     Result = tuple[Scenario, list[Run]]
 
+WIDTH = 100
 POLICIES = ("static", "reactive", "symphony")
 
 
@@ -63,15 +65,21 @@ def demo(trace_file: Path | None, report: Path, policies: tuple[str, ...], quiet
 
     PluginHost.load().require(policies)
     check_writable(report, "--report")
-    say: Callable[[str], None] = (lambda _: None) if quiet else click.echo
+    say: Callable[[str], None] = (lambda _: None) if quiet else _say
     with database.serve() as dsn:
         record = _import(dsn, trace_file, quiet, say)
         scenario, runs = _play(dsn, record, policies, quiet, say)
     title, speed = trace_file.name if trace_file else "A made-up day", _speed(scenario)
     _show(scenario, runs, report, title=title if speed == 1.0 else f"{title}, played {speed:g} × as fast", quiet=quiet)
     say(f"The report is in {report}; a browser shows it, and it needs no network.")
-    say("Next: `partita explain` says why the last decision acted, `partita explain --list` lists all that did,")
-    say("and `partita replay --help` plays scenarios of your own (docs/scenario.md).")
+    say(
+        "Next: `partita explain` says why the last decision acted, `partita explain --list` lists all that did, "
+        "and `partita replay --help` plays scenarios of your own (docs/scenario.md)."
+    )
+
+
+def _say(text: str) -> None:
+    click.echo(fill(text, WIDTH, break_long_words=False))
 
 
 def _import(dsn: str, trace_file: Path | None, quiet: bool, say: Callable[[str], None]) -> ImportRecord:
@@ -100,9 +108,8 @@ def _play(dsn: str, record: ImportRecord, policies: tuple[str, ...], quiet: bool
     from partita.controller.cli.progress import watching
     from partita.controller.comparison import compare
     from partita.controller.demand import read_demand, summarise_import
-    from partita.controller.demonstration import describe_pace, make_scenario, playable_part
+    from partita.controller.demonstration import describe_models, describe_pace, make_scenario, playable_part
     from partita.controller.journaling import ReplayJournal
-    from partita.controller.wording import span
 
     summary = summarise_import(dsn, record)
     if (to_s := playable_part(summary)) is not None:
@@ -111,10 +118,8 @@ def _play(dsn: str, record: ImportRecord, policies: tuple[str, ...], quiet: bool
     scenario = make_scenario(record.id, summary, to_s=to_s, policies=policies)
     demand = read_demand(scenario, dsn=dsn)
     say(f"{describe_pace(summary, _speed(scenario))}.")
-    count, models = scenario.cluster[0].count, ", ".join(f"{s.name} {span(s.slo_s)}" for s in demand.services)
-    target = f"{min(s.attainment for s in demand.services) * 100:g} %"
-    say(f"Played on up to {count} × {scenario.cluster[0].gpu}, with made-up models and the time in which each has")
-    say(f"to answer {target} of its requests: {models}.")
+    say(f"Played on up to {scenario.cluster[0].count} × {scenario.cluster[0].gpu}.")
+    say(f"{describe_models(demand.services)}.")
     say("")
     with watching(quiet=quiet, in_lines=True) as watch:
         runs = compare(

@@ -45,6 +45,7 @@ def test_a_trace_of_ones_own(tmp_path: Path, environment: dict[str, str]) -> Non
     assert [line.split()[:2] for line in done.stderr.splitlines()] == [
         ["static:", "begun"], ["static:", "3"], ["reactive:", "begun"], ["reactive:", "3"]
     ]  # fmt: skip
+    assert re.search(r"within its SLO: detect [\d.]+ m?s, classify [\d.]+ m?s", done.stdout.replace("\n", " "))
     assert "\n3 minutes, played as fast as they were: about 16.7 requests a second.\n" in done.stdout
     assert "3,000 requests, imported (import 1)." in done.stdout
     assert re.search(r"^ static +[\d.]+ ", done.stdout, re.MULTILINE)
