@@ -79,7 +79,7 @@ def demo(trace_file: Path | None, report: Path, policies: tuple[str, ...], quiet
 
 
 def _say(text: str) -> None:
-    click.echo(fill(text, WIDTH, break_long_words=False))
+    click.echo(fill(text, WIDTH, break_long_words=False, break_on_hyphens=False))
 
 
 def _import(dsn: str, trace_file: Path | None, quiet: bool, say: Callable[[str], None]) -> ImportRecord:
