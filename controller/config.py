@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from os.path import expanduser, expandvars
 from pathlib import Path
@@ -52,6 +52,18 @@ class Scenario(Entry):
     seed: int = Field(1, ge=0, le=2**63 - 1, description="seed of everything that is drawn")
 
     _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_a_trace_at_the_top(cls, data: object) -> object:
+        """A trace may stand beside `load` as well as in it: it is what the scenario is about."""
+        if not isinstance(data, Mapping) or "trace" not in data:
+            return data
+        load = data.get("load", {})
+        if not isinstance(load, Mapping) or "trace" in load:
+            return data
+        rest = {key: value for key, value in data.items() if key != "trace"}
+        return {**rest, "load": {**load, "trace": data["trace"]}}
 
     @classmethod
     def load(cls, path: Path) -> Scenario:

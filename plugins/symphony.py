@@ -34,6 +34,8 @@ LEAST_SAMPLE = 600
 LEAST_HEADROOM, MOST_HEADROOM = 0.75, 3.0
 RISE, FALL, LARGEST_MISS = 2.0, 0.5, 0.1
 """How fast the headroom follows a share missed too much, or too little; a larger miss counts as the largest."""
+CAUTION_S = 20.0
+"""After this much history nearly twice the need is held, after ten times as much just the need."""
 REFUSED = 1.01
 """Factor on the headroom for a turn in which rehearsal refused the number asked for."""
 
@@ -102,7 +104,8 @@ def propose_capacity(
     cut = slicing(standing)
     busy = gpus_busy(services, rates.tolist(), cut, overheads)
     least = whole_gpus(len(standing.sub_clusters) / cut.instances_per_gpu)
-    exact = busy / settings.utilisation * headroom + settings.reserve
+    caution = max(1.0, 0.9 + CAUTION_S / max(near.history_s, CAUTION_S))
+    exact = busy / settings.utilisation * headroom * caution + settings.reserve
     near_enough = abs(exact - held) <= settings.tolerance * held
     needed = max(least, held if near_enough else whole_gpus(exact))
     since = observation.now_s - settings.stabilisation_s

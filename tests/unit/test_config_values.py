@@ -28,6 +28,17 @@ def traced(services: str, trace: str = "") -> Scenario:
     return scenario(services=services, load=f"{{trace: {{file: {Path(__file__).name}{trace}}}}}")
 
 
+def test_a_trace_may_stand_at_the_top_of_the_file() -> None:
+    services = f"[{{name: a, slo_ms: 50, latency: {LINE}}}]"
+    text = f"cluster: [{{gpu: A100-80GB, count: 2}}]\nservices: {services}\ntrace: {{file: {Path(__file__).name}}}\n"
+    found = parse_scenario(text, name="s.yaml", folder=Path(__file__).parent)
+    assert found.document() == traced(services).document()
+    with pytest.raises(ConfigError, match="arrivals and trace are given"):
+        parse_scenario(
+            f"{text}load: {{arrivals: {{process: poisson, rate_rps: 1, duration_s: 5}}}}\n", name="s", folder=Path()
+        )
+
+
 def test_gpus_are_numbered_in_the_order_of_the_file() -> None:
     cluster = "[{gpu: A100-80GB, count: 10, price_per_hour: 2.5}, {gpu: a100, count: 1, geometry: 7x1g.5gb}]"
     by_profile = f"{{whole: {LINE}, 1g.5gb: {LINE}}}"
