@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,13 +26,26 @@ class Prices:
     delays: Delays
     inventory: Sequence[Gpu]
 
-    def change(self, commands: Sequence[Command]) -> float:
-        """Price the GPU time that is away while these commands run, in GPU-hours times price."""
+    def change(self, commands: Sequence[Command], plan: Plan) -> float:
+        """Price the GPU time that is away while these commands make the plan, in GPU-hours times price.
+
+        An instance that loads takes its share of its GPU away, as in the simulated cluster.
+        """
         price = {g.id: g.price_per_hour for g in self.inventory}
-        loading = {c.instance.split("/")[0] for c in commands if isinstance(c, LoadModels)}
-        cut = {c.gpu for c in commands if isinstance(c, Repartition) or (isinstance(c, Acquire) and c.geometry)}
-        seconds = [(g, self.delays.model_load_s) for g in loading] + [(g, self.delays.repartition_s) for g in cut]
-        return sum(price.get(g, 1.0) * s for g, s in seconds) / 3600
+        home = {i.id: i.gpu for group in plan.sub_clusters for i in group.instances}
+        instances = Counter(home.values())
+        cost = 0.0
+        for command in commands:
+            match command:
+                case LoadModels(instance):
+                    cost += price[home[instance]] * self.delays.model_load_s / instances[home[instance]]
+                case Repartition(gpu, _):
+                    cost += price[gpu] * self.delays.repartition_s
+                case Acquire(gpu, geometry) if geometry is not None:
+                    cost += price[gpu] * self.delays.repartition_s
+                case _:
+                    pass
+        return cost / 3600
 
 
 def appraise(
@@ -56,7 +70,7 @@ def appraise(
         shortfall=shortfall,
         worst_service=worst,
         cost=plan.price_per_hour(prices.inventory) * hours + sum(terms.values()),
-        change_cost=prices.change(commands),
+        change_cost=prices.change(commands, plan),
         commands=len(commands),
         terms=terms,
     )

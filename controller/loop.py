@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -280,15 +281,7 @@ class Loop:
         for candidate in found:
             problems = self._problems(candidate.plan)
             if not problems:
-                vetoes, said, memory = self.host.vetoes(
-                    tick=state.tick,
-                    state=state.host,
-                    only=self.policies,
-                    candidate=candidate.plan,
-                    standing=state.standing,
-                    observation=observation,
-                    options=self.options,
-                )
+                vetoes, said, memory = self.host.vetoes(**self._asked(state, candidate, observation))
                 state = replace(state, host=memory)
                 faults += [fault for fault in said if fault not in faults]
                 problems = [f"{name} vetoes: {why}" for name, why in vetoes]
@@ -321,15 +314,7 @@ class Loop:
         self, state: State, candidate: Candidate, rehearsed: Rehearsed | None, observation: Observation
     ) -> tuple[Appraisal, State, list[Opinion]]:
         """Price one candidate, its change counted from the standing plan; opinions are for faults only."""
-        terms, faults, memory = self.host.terms(
-            tick=state.tick,
-            state=state.host,
-            only=self.policies,
-            candidate=candidate.plan,
-            standing=state.standing,
-            observation=observation,
-            options=self.options,
-        )
+        terms, faults, memory = self.host.terms(**self._asked(state, candidate, observation))
         change = () if candidate.plan is state.standing else commands_for(candidate.plan, observation.cluster)
         appraisal = appraise(
             candidate.label,
@@ -342,6 +327,18 @@ class Loop:
             terms,
         )
         return appraisal, replace(state, host=memory), faults
+
+    def _asked(self, state: State, candidate: Candidate, observation: Observation) -> dict[str, Any]:
+        """Return what plugins are told of one candidate."""
+        return {
+            "tick": state.tick,
+            "state": state.host,
+            "only": self.policies,
+            "candidate": candidate.plan,
+            "standing": state.standing,
+            "observation": observation,
+            "options": self.options,
+        }
 
     def _hold(self, state: State, observation: Observation, reason: str) -> tuple[State, Turn, tuple[Command, ...]]:
         """Decide to change nothing, and say why."""

@@ -122,7 +122,7 @@ def _replace(path: Path, text: str) -> None:
             os.umask(mask)
             os.chmod(part.name, 0o666 & ~mask)
             os.replace(part.name, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no half-written file stays behind
             os.unlink(part.name)
             raise
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from partita.controller.appraise import Prices
 from partita.controller.config import Scenario
 from partita.controller.demand import Demand, read_demand
-from partita.controller.loop import Loop, Settings, Turn
+from partita.controller.loop import Loop, Settings, State, Turn
 from partita.controller.turn import run as turn_until
 from partita.errors import ConfigError, Infeasible, PluginError
 from partita.forecasting import FAR, NEAR
@@ -79,7 +79,7 @@ def run_scenario(
         if policy is None:
             _pass_time(world, loop.settings.near_s, span_s, record)
         else:
-            asyncio.run(_control(loop, world, span_s, journal, record))
+            asyncio.run(_control(loop, state, world, span_s, journal, record))
         score = world.finish()
     return Run(policy, score, tuple(record.decisions), record.timeline(world))
 
@@ -145,11 +145,13 @@ def _pass_time(world: World, step_s: float, span_s: float, record: _Record) -> N
         record.reached(at_s)
 
 
-async def _control(loop: Loop, world: World, span_s: float, journal: Journal | None, record: _Record) -> None:
+async def _control(
+    loop: Loop, state: State, world: World, span_s: float, journal: Journal | None, record: _Record
+) -> None:
     try:
         await turn_until(
             loop,
-            loop.begin(),
+            state,
             log=ReplayLog(world),
             executor=ReplayExecutor(world),
             clock=ReplayClock(world),

@@ -280,7 +280,7 @@ def _refuse_twice(names: Collection[object], what: str) -> None:
 def _show(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:
+    except Exception:  # a foreign value may fail at anything, and is being refused already
         text = f"a {type(value).__name__} without a readable form"
     return text if len(text) <= 80 else f"{text[:77]}..."
 

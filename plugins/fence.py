@@ -59,7 +59,7 @@ class FencedCaller:
         except _Raised as problem:
             self._children[plugin.name] = child
             raise PluginFault(str(problem)) from None
-        except BaseException:
+        except BaseException:  # Ctrl-C too: what the child is at is not known, so it cannot be asked again
             child.kill()
             raise
         self._children[plugin.name] = child

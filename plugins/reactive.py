@@ -12,18 +12,18 @@ Options: ``target``, ``tolerance``, ``stabilisation_s``, ``window_s`` (how long 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby
 from math import sqrt
 from typing import Any
 
-from partita.errors import ConfigError
 from partita.hookspecs import hookimpl
 from partita.model.cluster import Gpu
 from partita.model.load import Load, Observation
 from partita.model.plan import Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
 from partita.model.staggered import Overheads
+from partita.plugins.options import ABOVE_ZERO, complaint, read_numbers
 from partita.plugins.sizing import gpus_busy, slicing, whole_gpus
 
 SURE_SIGMA = 3.0
@@ -47,13 +47,7 @@ class Settings:
     @classmethod
     def read(cls, options: Mapping[str, OptionValue]) -> Settings:
         """Read options; ConfigError for one that does not exist or is out of range."""
-        known = {f.name for f in fields(cls)}
-        for key, value in sorted(options.items()):
-            if key not in known:
-                raise ConfigError(f"there is no such option; there are: {', '.join(sorted(known))}", key=key)
-            if isinstance(value, (bool, str)) or not value >= 0 or (key == "target" and not 0 < value <= 1):
-                raise ConfigError(f"{value!r} is out of range", key=key, value=value)
-        return cls(**{key: float(value) for key, value in options.items()})
+        return read_numbers(cls, options, {"target": (ABOVE_ZERO, 1.0)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +70,7 @@ class Advice:
 @hookimpl
 def check_options(options: Mapping[str, OptionValue]) -> str | None:
     """Say what is wrong with the options."""
-    try:
-        Settings.read(options)
-    except ConfigError as problem:
-        return str(problem)
-    return None
+    return complaint(lambda: Settings.read(options))
 
 
 @hookimpl

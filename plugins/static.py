@@ -16,6 +16,7 @@ from partita.model.cluster import Gpu
 from partita.model.plan import Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
 from partita.model.staggered import Overheads
+from partita.plugins.options import complaint
 from partita.plugins.sizing import UTILISATION, gpus_for, slicing
 
 PEAK = "peak_rps."
@@ -24,12 +25,7 @@ PEAK = "peak_rps."
 @hookimpl
 def check_options(services: Sequence[Service], options: Mapping[str, OptionValue]) -> str | None:
     """Say what is wrong with the options."""
-    try:
-        _utilisation(options)
-        _peaks(services, options)
-    except ConfigError as problem:
-        return str(problem)
-    return None
+    return complaint(lambda: (_utilisation(options), _peaks(services, options)))
 
 
 @hookimpl

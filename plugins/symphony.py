@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from partita.errors import ConfigError
 from partita.hookspecs import hookimpl
 from partita.model.cluster import Gpu
 from partita.model.load import Forecast, Observation
 from partita.model.plan import Batching, Batchings, Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
 from partita.model.staggered import Overheads
+from partita.plugins.options import ABOVE_ZERO, BELOW_ONE, complaint, read_numbers
 from partita.plugins.sizing import gpus_busy, slicing, whole_gpus
 
 LEAST_SAMPLE = 600
@@ -62,25 +62,14 @@ class Settings:
 
     @classmethod
     def read(cls, options: Mapping[str, OptionValue]) -> Settings:
-        """Read the options; ConfigError for one that is unknown or no number."""
-        for key, value in options.items():
-            if key not in cls.__dataclass_fields__:
-                raise ConfigError(f"there is no such option; there are: {', '.join(cls.__dataclass_fields__)}", key=key)
-            if isinstance(value, (bool, str)) or not 0 <= value < inf:
-                raise ConfigError(f"{value!r} is not a number of at least 0", key=key, value=value)
-            if (key == "quantile" and not 0 < value < 1) or (key == "utilisation" and value == 0):
-                raise ConfigError(f"{value!r} is out of range", key=key, value=value)
-        return cls(**{key: float(value) for key, value in options.items()})
+        """Read the options; ConfigError for one that is unknown or out of range."""
+        return read_numbers(cls, options, {"quantile": (ABOVE_ZERO, BELOW_ONE), "utilisation": (ABOVE_ZERO, inf)})
 
 
 @hookimpl
 def check_options(options: Mapping[str, OptionValue]) -> str | None:
     """Say what is wrong with the options."""
-    try:
-        Settings.read(options)
-    except ConfigError as problem:
-        return str(problem)
-    return None
+    return complaint(lambda: Settings.read(options))
 
 
 @hookimpl

@@ -83,7 +83,10 @@ class Away:
 
 
 class SimulatedCluster:
-    """GPUs, their instances, and the groups and routes in force."""
+    """GPUs, their instances, and the groups and routes in force.
+
+    `changes` counts how many times a GPU was acquired, released or repartitioned.
+    """
 
     def __init__(self, inventory: Sequence[Gpu], delays: Delays) -> None:
         self._inventory = {g.id: (n, g) for n, g in enumerate(inventory)}
@@ -91,11 +94,10 @@ class SimulatedCluster:
         self._geometry: dict[str, Geometry | None] = {}
         self.holds: list[Hold] = []
         self._away: list[Away] = []
-        self._changes = 0
+        self.changes = 0
         self.slots: dict[str, Slot] = {}
         self.sub_clusters: tuple[SubCluster, ...] = ()
         self.routes: tuple[Route, ...] = ()
-        self.version = 0
 
     def begin_with(self, plan: Plan) -> None:
         """Put a plan in place at instant 0 at no cost: everything it wants is there and loaded."""
@@ -112,9 +114,7 @@ class SimulatedCluster:
         """Start carrying out commands; Failed if one names what is not there."""
         for command in commands:
             self._start(command, now_ns)
-        if commands:
-            self.version += 1
-            self._changes += len({c.gpu for c in commands if isinstance(c, Acquire | Release | Repartition)})
+        self.changes += len({c.gpu for c in commands if isinstance(c, Acquire | Release | Repartition)})
 
     def observe(self, now_ns: int) -> ClusterState:
         """Describe the cluster as it is now."""
@@ -157,11 +157,6 @@ class SimulatedCluster:
             level += step
             highest = max(highest, level)
         return highest
-
-    @property
-    def changes(self) -> int:
-        """How many times a GPU was acquired, released or repartitioned."""
-        return self._changes
 
     def _start(self, command: Command, now_ns: int) -> None:
         match command:

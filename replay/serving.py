@@ -27,7 +27,7 @@ class Server:
         self._pools = pools
         self._disciplines = disciplines
         self._states: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._waiting: dict[tuple[str, tuple[str, ...]], Arrivals] = {}
+        self._last: dict[tuple[str, tuple[str, ...]], Served] = {}
         self._at_ns = 0
 
     def advance(
@@ -54,7 +54,7 @@ class Server:
             key = _key(group)
             state = self._states[key] if key in self._states else self._begin(discipline, pool)
             state, served = discipline.advance(state, _select(arrivals, served_here), pool, until_ns)
-            self._states[key], self._waiting[key] = state, _still_waiting(served)
+            self._states[key], self._last[key] = state, served
             accounts.append((group, served))
         placed = {n for n, s in enumerate(self._services) if s in target}
         lost = _select(arrivals, [n for n in range(len(self._services)) if n not in placed])
@@ -71,8 +71,8 @@ class Server:
     def waiting(self) -> Arrivals:
         """Return all requests that still wait."""
         left = Arrivals.empty(len(self._services))
-        for key in sorted(self._waiting):
-            left = _merge(left, self._waiting[key])
+        for key in sorted(self._last):
+            left = _merge(left, _still_waiting(self._last[key]))
         return left
 
     def _rehome(self, groups: Sequence[SubCluster], arrivals: Arrivals) -> Arrivals:
@@ -80,7 +80,7 @@ class Server:
         keys = {_key(group) for group in groups}
         for key in sorted(k for k in self._states if k not in keys):
             del self._states[key]
-            arrivals = _merge(self._waiting.pop(key), arrivals)
+            arrivals = _merge(_still_waiting(self._last.pop(key)), arrivals)
         return arrivals
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.kernels.splice import cut, splice
+from partita.kernels.splice import splice
 from partita.kernels.tally import DROPPED_COUNT, GOOD, LATE, OFFERED, add_per_second
 from partita.model.cluster import ClusterState
 from partita.model.load import Arrivals, Load, Outcome
@@ -131,7 +131,7 @@ class World:
         names = tuple(s.name for s in self.services)
         load = Load(names, since_s, 1.0, counts.astype(np.float64))
         recent = _between(log, begin, watermark)
-        self._log = _between(log, max(0, watermark - self._remember_ns), 2**62)
+        self._log = _between(log, max(0, watermark - self._remember_ns), self.now_ns)
         return LogView(watermark / 1e9, load, outcomes, recent, (begin / 1e9, watermark / 1e9))
 
     def _serve(self, arrivals: Arrivals, until_ns: int) -> int:
@@ -186,19 +186,9 @@ class World:
 def _between(log: Arrivals, since_ns: int, until_ns: int) -> Arrivals:
     """Keep the requests in ``[since_ns, until_ns)``."""
     bounds = zip(log.offsets[:-1], log.offsets[1:], strict=True)
-    parts = [
-        (a + np.searchsorted(log.ns[a:b], since_ns), a + np.searchsorted(log.ns[a:b], until_ns)) for a, b in bounds
-    ]
-    first = np.array([a for a, _ in parts], np.int64)
-    if until_ns >= 2**62:
-        return Arrivals(*cut(log.ns, log.offsets, log.size, first))
-    offsets = np.concatenate(([0], np.cumsum([b - a for a, b in parts])))
-    rows = [slice(a, b) for a, b in parts]
-    return Arrivals(
-        np.concatenate([log.ns[r] for r in rows]) if rows else log.ns[:0],
-        offsets,
-        np.concatenate([log.size[r] for r in rows]) if rows else log.size[:0],
-    )
+    rows = [slice(*(a + np.searchsorted(log.ns[a:b], (since_ns, until_ns)))) for a, b in bounds]
+    offsets = np.concatenate(([0], np.cumsum([r.stop - r.start for r in rows])))
+    return Arrivals(np.concatenate([log.ns[r] for r in rows]), offsets, np.concatenate([log.size[r] for r in rows]))
 
 
 class ReplayClock:

@@ -10,6 +10,7 @@ halves, and services named a, b and c that fit together on each half::
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,12 +38,12 @@ class Subject:
     settle: Callable[[], Awaitable[None]]
 
 
-class ExecutorContract:
+class ExecutorContract(ABC):
     """The suite; `make` is the one thing to fill in."""
 
+    @abstractmethod
     def make(self) -> Subject:
         """Return a subject of its own for each test."""
-        raise NotImplementedError
 
     # Applying the difference makes the plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -10,8 +11,8 @@ from miniature import cut, gpus, service
 
 from partita.controller.appraise import CERTAINTY, Prices, appraise
 from partita.controller.reconcile import Wishes, build
-from partita.model.cluster import Batching
-from partita.model.plan import Acquire, Appraisal, Command, LoadModels, Objective, Regroup, Release, Repartition
+from partita.model.cluster import Batching, Instance, SubCluster
+from partita.model.plan import Acquire, Appraisal, Command, LoadModels, Objective, Plan, Regroup, Release, Repartition
 from partita.replay.cluster import Delays
 from partita.replay.rehearsal import Rehearsed
 
@@ -80,9 +81,15 @@ def test_cost_is_the_price_over_the_period_and_the_terms() -> None:
         ([Acquire("gpu0", None, ""), LoadModels("gpu0", ("a",), "")], 36),
         ([Acquire("gpu0", cut("3g.40gb@0,3g.40gb@4"), "")], 18),
         ([Repartition("gpu0", None, ""), LoadModels("gpu0", ("a",), "")], 18 + 36),
-        ([LoadModels("gpu0/3g.40gb@0", ("a",), ""), LoadModels("gpu0/3g.40gb@4", ("a",), "")], 36),
+        ([LoadModels("halved/0", ("a",), ""), LoadModels("halved/1", ("a",), "")], 36),
+        ([LoadModels("halved/1", ("a",), "")], 18),
         ([LoadModels("gpu0", ("a",), ""), LoadModels("gpu1", ("a",), "")], 72),
     ],
 )
 def test_a_change_costs_the_time_that_gpus_are_away(commands: list[Command], gpu_seconds: float) -> None:
-    assert PRICES.change(commands) == pytest.approx(2.0 * gpu_seconds / 3600)
+    """A GPU of two instances is half away while one of them loads."""
+    whole = [Instance(name, name, 80.0) for name in ("gpu0", "gpu1")]
+    halves = [Instance(f"halved/{n}", "halved", 40.0, "3g.40gb", 4 * n) for n in range(2)]
+    group = SubCluster("g", (*whole, *halves), ("a",), (Batching("deferred"),))
+    prices = Prices(PRICES.delays, (*INVENTORY, replace(INVENTORY[0], id="halved")))
+    assert prices.change(commands, Plan((), (group,), ())) == pytest.approx(2.0 * gpu_seconds / 3600)

@@ -262,7 +262,7 @@ def test_registered_things_are_collected_and_clashes_named() -> None:
         name = "line"
 
         def forecast(self, history: Any, *, steps: int, levels: Any) -> Any:
-            raise NotImplementedError
+            raise AssertionError("it is only collected, never asked")
 
     class Brings:
         def __init__(self, things: Any) -> None:

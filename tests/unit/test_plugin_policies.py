@@ -223,10 +223,10 @@ def test_reactive_keeps_its_memory_small() -> None:
     ("options", "problem"),
     [
         ({"goal": 0.5}, "goal: there is no such option; there are: stabilisation_s"),
-        ({"target": 0.0}, "target: 0.0 is out of range"),
-        ({"target": 1.5}, "target: 1.5 is out of range"),
-        ({"window_s": -1}, "window_s: -1 is out of range"),
-        ({"tolerance": "low"}, "tolerance: 'low' is out of range"),
+        ({"target": 0.0}, "target: 0.0 is not a number"),
+        ({"target": 1.5}, "target: 1.5 is not a number"),
+        ({"window_s": -1}, "window_s: -1 is not a number of at least 0"),
+        ({"tolerance": "low"}, "tolerance: 'low' is not a number"),
     ],
 )
 def test_reactive_refuses_options_that_make_no_sense(options: dict[str, OptionValue], problem: str) -> None:

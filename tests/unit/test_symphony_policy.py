@@ -176,8 +176,8 @@ def test_its_memory_stays_small() -> None:
     ("options", "problem"),
     [
         ({"goal": 0.5}, "goal: there is no such option; there are: quantile"),
-        ({"quantile": 1.5}, "quantile: 1.5 is out of range"),
-        ({"utilisation": 0}, "utilisation: 0 is out of range"),
+        ({"quantile": 1.5}, "quantile: 1.5 is not a number"),
+        ({"utilisation": 0}, "utilisation: 0 is not a number"),
         ({"reserve": -1}, "reserve: -1 is not a number"),
         ({"reserve": "two"}, "reserve: 'two' is not a number"),
         ({"reserve": float("inf")}, "reserve: inf is not a number"),

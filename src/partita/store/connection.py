@@ -75,7 +75,7 @@ async def atomically(connection: Connection) -> AsyncIterator[None]:
     await transaction.start()
     try:
         yield
-    except BaseException:
+    except BaseException:  # cancellation too must roll back
         try:
             await transaction.rollback()
         except Exception:  # the server is gone, or will find us gone, and rolls back by itself

@@ -229,7 +229,7 @@ def _start(folder: Path) -> _PidFile:
         try:
             release()
             found = _await_ready(folder, pid)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no server that nobody knows of stays behind
             _shut_down(pid, signal.SIGQUIT)
             raise
     if found is None:

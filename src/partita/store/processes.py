@@ -57,7 +57,7 @@ def run(argv: Sequence[str], *, identity: Identity, log: Path) -> int:
         try:
             release()
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the program must not outlive us
             end(pid, group=True)
             raise
 
