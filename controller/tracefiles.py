@@ -100,7 +100,7 @@ async def import_trace(
     watch: Watch | None = None,
 ) -> Imported:
     """Bring a trace file into the database, exactly once and whole or not at all."""
-    options = options or ImportOptions()
+    options, before = options or ImportOptions(), _stamp(path)
     info, blocks = _plan(path, reader, options)
     async with (
         connect(dsn) as connection,
@@ -121,7 +121,15 @@ async def import_trace(
                 watch(rows)
         if added and not rows:
             raise TraceError("nothing in it is in the time and of the services asked for", file=str(path))
+        if added and _stamp(path) != before:
+            raise TraceError("it changed while it was read; nothing was imported", file=str(path))
     return Imported(opened.record, added, blocks.dropped)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written to or replaced: its content was hashed before it was read."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _plan(path: Path, reader: TraceReader, options: ImportOptions) -> tuple[TraceInfo, Selection]:

@@ -19,7 +19,7 @@ from partita.errors import StoreError, TraceError
 from partita.ports import Counts, Rows, TraceInfo
 from partita.store import imports, reading
 from partita.store.connection import Connection, connect
-from partita.store.imports import begin_import, content_hash, find_import, read_imports
+from partita.store.imports import begin_import, content_hash, read_imports
 from partita.store.reading import read_requests, read_rollup, read_span, read_watermark
 
 SECOND = 1_000_000_000
@@ -166,8 +166,6 @@ def test_importing_twice_adds_nothing_and_says_so(pg_dsn: str) -> None:
     other = on(pg_dsn, bring(rows, options={"b": 2}))
     assert other.record.id != first.record.id, "read with other options it is another trace"
     assert [r.options for r in on(pg_dsn, read_imports)] == [{"services": {"*": "x"}, "b": 1}, {"b": 2}]
-    assert on(pg_dsn, lambda c: find_import(c, "aa", {"b": 2})).id == other.record.id
-    assert on(pg_dsn, lambda c: find_import(c, "aa", {"b": 3})) is None
 
 
 def test_an_empty_trace_is_an_import_too(pg_dsn: str) -> None:

@@ -71,6 +71,22 @@ def counts_file(path: Path) -> Path:
     return path
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_imported(pg_dsn: str, tmp_path: Path) -> None:
+    """What is recorded is the hash of the file as it was before: with it goes that content or none."""
+    path = counts_file(tmp_path / "counts.csv")
+
+    def replace(_rows: int) -> None:
+        other = tmp_path / "other.csv"
+        other.write_text("minute,a,b\n0,7,7\n")
+        other.rename(path)
+
+    with pytest.raises(TraceError, match="changed while it was read"):
+        asyncio.run(import_trace(pg_dsn, path, choose_reader(path), watch=replace))
+    assert ask(pg_dsn, "SELECT count(*) FROM request_rollup") == 0
+    assert ask(pg_dsn, "SELECT count(*) FROM trace_import") == 0
+    assert bring(pg_dsn, path).added
+
+
 def test_importing_twice_adds_nothing_and_says_so(pg_dsn: str, tmp_path: Path) -> None:
     path = counts_file(tmp_path / "counts.csv")
     first, content = bring(pg_dsn, path), ask(pg_dsn, CONTENT)

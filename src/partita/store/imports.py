@@ -84,13 +84,6 @@ async def read_imports(connection: Connection) -> list[ImportRecord]:
         return [ImportRecord.from_row(row) for row in await connection.fetch(query("imports"))]
 
 
-async def find_import(connection: Connection, sha256: str, options: Mapping[str, Any]) -> ImportRecord | None:
-    """Return the finished import of this content with these options, if there is one."""
-    with explained("the look for an earlier import"):
-        row = await connection.fetchrow(query("import_by_content"), sha256, _as_json(options))
-    return ImportRecord.from_row(row) if row is not None and row["state"] == "done" else None
-
-
 class Import:
     """An open import. `record` is the row of trace_import; with `done_before` there is nothing left to write."""
 
