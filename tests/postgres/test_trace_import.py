@@ -77,7 +77,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_imported(pg_dsn: str, tmp_p
 
     def replace(_rows: int) -> None:
         other = tmp_path / "other.csv"
-        other.write_text("minute,a,b\n0,7,7\n")
+        other.write_text("minute,a,b\n0,7,7\n60,7,7\n")
         other.rename(path)
 
     with pytest.raises(TraceError, match="changed while it was read"):
