@@ -10,8 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.model.cluster import Gpu
-from partita.model.plan import Acquire, Appraisal, Command, LoadModels, Objective, Plan, Repartition
-from partita.model.service import Service
+from partita.model.plan import (
+    Appraisal,
+    Command,
+    CreateInstance,
+    DestroyInstance,
+    Objective,
+    Plan,
+    SetShare,
+    StartReplicas,
+)
+from partita.model.service import WHOLE_GPU, Service
 from partita.replay.cluster import Delays
 from partita.replay.rehearsal import Rehearsed
 
@@ -29,20 +38,21 @@ class Prices:
     def change(self, commands: Sequence[Command], plan: Plan) -> float:
         """Price the GPU time that is away while these commands make the plan, in GPU-hours times price.
 
-        An instance that loads takes its share of its GPU away, as in the simulated cluster.
+        An instance that loads takes its share of its GPU away, one that is created its part of the memory, as in the
+        simulated cluster; whole GPUs take no time to create unless something else was destroyed for them.
         """
         price = {g.id: g.price_per_hour for g in self.inventory}
+        memory = {g.id: g.memory_gib for g in self.inventory}
         home = {i.id: i.gpu for group in plan.sub_clusters for i in group.instances}
         instances = Counter(home.values())
+        destroyed = {c.instance.partition("/")[0] for c in commands if isinstance(c, DestroyInstance)}
         cost = 0.0
         for command in commands:
             match command:
-                case LoadModels(instance):
-                    cost += price[home[instance]] * self.delays.model_load_s / instances[home[instance]]
-                case Repartition(gpu, _):
-                    cost += price[gpu] * self.delays.repartition_s
-                case Acquire(gpu, geometry) if geometry is not None:
-                    cost += price[gpu] * self.delays.repartition_s
+                case StartReplicas(key) | SetShare(key):
+                    cost += price[home[key]] * self.delays.model_load_s / instances[home[key]]
+                case CreateInstance(i) if i.profile != WHOLE_GPU or i.gpu in destroyed:
+                    cost += price[i.gpu] * self.delays.repartition_s * min(1.0, i.memory_gib / memory[i.gpu])
                 case _:
                     pass
         return cost / 3600

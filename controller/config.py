@@ -1,6 +1,7 @@
 """The scenario: what a user may write in a file, checked as a whole and turned into the values the loop works with.
 
-`entries` holds its parts; `scenario_file` reads the file and says in one sentence what is wrong with it.
+`entries` holds its parts; `scenario_file` reads the file and says in one sentence what is wrong with it. What it has in
+common with the file of a live cluster (`cluster_file`) is a `Setup`.
 """
 
 from __future__ import annotations
@@ -35,23 +36,71 @@ from partita.model.staggered import Overheads
 from partita.traces.services import KEEP, by_detail
 
 
-class Scenario(Entry):
-    """A cluster, its services, their load, and how they are run."""
+class Setup(Entry):
+    """A cluster, its services, and how they are run."""
 
     cluster: list[ClusterEntry] = Field(min_length=1, description="the GPUs there are, held or not")
     service_entries: list[ServiceEntry] = Field(alias="services", min_length=1, description="what is served")
-    demand: LoadEntry = Field(alias="load", description="where requests come from")
     overhead: OverheadsEntry = Field(
         default_factory=OverheadsEntry, alias="overheads", description="times outside the GPU"
     )
     discipline: DisciplineEntry = Field(default_factory=DisciplineEntry, description="how requests are batched")
-    policies: list[Policy] = Field(
-        default_factory=list, description="policies to compare; empty: the cluster as given, no controller"
-    )
     control: ControlEntry = Field(default_factory=ControlEntry, description="how often the loop turns")
     seed: int = Field(1, ge=0, le=2**63 - 1, description="seed of everything that is drawn")
 
     _folder: Path = PrivateAttr(default=Path())
+
+    def inventory(self) -> tuple[Gpu, ...]:
+        """List the GPUs in the order of the file, numbered from ``gpu0`` with as many digits as the last needs."""
+        digits = len(str(sum(entry.count for entry in self.cluster) - 1))
+        numbered = enumerate(entry for entry in self.cluster for _ in range(entry.count))
+        return tuple(_gpu(f"gpu{number:0{digits}}", entry) for number, entry in numbered)
+
+    def overheads(self) -> Overheads:
+        """Return the times outside the GPU."""
+        o = self.overhead
+        return Overheads(o.control_us / 1e6, o.data_us_per_request / 1e6, o.response_us / 1e6, o.jitter_us / 1e6)
+
+    def document(self) -> dict[str, Any]:
+        """Return everything as plain data, every default filled in."""
+        plain: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        return plain
+
+    def _check_cluster(self) -> list[Instance]:
+        instances: list[Instance] = []
+        for at, entry in enumerate(self.cluster):
+            try:
+                mig.gpu_model(entry.gpu)
+            except PartitaError as problem:
+                refuse(str(problem), "cluster", at, "gpu")
+            try:
+                gpu = _gpu(f"gpu{at}", entry)
+            except PartitaError as problem:
+                refuse(str(problem), "cluster", at, "geometry")
+            instances += instances_of(gpu, gpu.geometry)
+        if not instances:
+            refuse("no GPU of the cluster has an instance", "cluster")
+        return instances
+
+    def _check_services(self, instances: Sequence[Instance], *, templates: bool) -> None:
+        seen = set[str]()
+        for at, entry in enumerate(self.service_entries):
+            if entry.name in seen:
+                refuse(f"there are two services {entry.name!r}", "services", at, "name")
+            seen.add(entry.name)
+            if entry.is_template and not templates:
+                refuse(f"{entry.name!r} is a pattern, which only a trace can fill", "services", at, "name")
+            for problem, key in _never_served(entry.service(), instances, self.overheads()):
+                refuse(problem, "services", at, key)
+
+
+class Scenario(Setup):
+    """A cluster, its services, their load, and how they are run."""
+
+    demand: LoadEntry = Field(alias="load", description="where requests come from")
+    policies: list[Policy] = Field(
+        default_factory=list, description="policies to compare; empty: the cluster as given, no controller"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -74,12 +123,6 @@ class Scenario(Entry):
 
     # What the loop works with
 
-    def inventory(self) -> tuple[Gpu, ...]:
-        """List the GPUs in the order of the file, numbered from ``gpu0`` with as many digits as the last needs."""
-        digits = len(str(sum(entry.count for entry in self.cluster) - 1))
-        numbered = enumerate(entry for entry in self.cluster for _ in range(entry.count))
-        return tuple(_gpu(f"gpu{number:0{digits}}", entry) for number, entry in numbered)
-
     def services(self, found: Sequence[str] | None = None) -> tuple[Service, ...]:
         """List the services; of a trace those `found`, named as `trace_rules` names them, in that order.
 
@@ -98,11 +141,6 @@ class Scenario(Entry):
         rules = {pattern: KEEP if name in templates else name for pattern, name in self._patterns().items()}
         return rules if "*" in rules else {**rules, "*": KEEP}
 
-    def overheads(self) -> Overheads:
-        """Return the times outside the GPU."""
-        o = self.overhead
-        return Overheads(o.control_us / 1e6, o.data_us_per_request / 1e6, o.response_us / 1e6, o.jitter_us / 1e6)
-
     def policy_options(self) -> dict[str, dict[str, OptionValue]]:
         """List the policies to compare with what is set for each, in order."""
         return {p if isinstance(p, str) else p.name: {} if isinstance(p, str) else p.options for p in self.policies}
@@ -111,11 +149,6 @@ class Scenario(Entry):
         """Return the trace file, seen from the scenario's folder; ``~`` and environment variables stand in it."""
         assert self.demand.trace is not None
         return self._folder / expandvars(expanduser(self.demand.trace.file))
-
-    def document(self) -> dict[str, Any]:
-        """Return the scenario as plain data, every default filled in."""
-        plain: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        return plain
 
     def _window(self) -> Window:
         window = self.demand.trace or self.demand.log
@@ -153,7 +186,7 @@ class Scenario(Entry):
     def _hold_together(self, info: ValidationInfo) -> Self:
         self._folder = (info.context or {}).get("folder", Path())
         instances = self._check_cluster()
-        self._check_services(instances)
+        self._check_services(instances, templates=self.demand.arrivals is None)
         self._check_share()
         self._check_trace()
         names = [p if isinstance(p, str) else p.name for p in self.policies]
@@ -161,33 +194,6 @@ class Scenario(Entry):
             if name in names[:at]:
                 refuse(f"the policy {name!r} is listed twice", "policies", at)
         return self
-
-    def _check_cluster(self) -> list[Instance]:
-        instances: list[Instance] = []
-        for at, entry in enumerate(self.cluster):
-            try:
-                mig.gpu_model(entry.gpu)
-            except PartitaError as problem:
-                refuse(str(problem), "cluster", at, "gpu")
-            try:
-                gpu = _gpu(f"gpu{at}", entry)
-            except PartitaError as problem:
-                refuse(str(problem), "cluster", at, "geometry")
-            instances += instances_of(gpu, gpu.geometry)
-        if not instances:
-            refuse("no GPU of the cluster has an instance", "cluster")
-        return instances
-
-    def _check_services(self, instances: Sequence[Instance]) -> None:
-        seen = set[str]()
-        for at, entry in enumerate(self.service_entries):
-            if entry.name in seen:
-                refuse(f"there are two services {entry.name!r}", "services", at, "name")
-            seen.add(entry.name)
-            if entry.is_template and self.demand.arrivals:
-                refuse(f"{entry.name!r} is a pattern, which only a trace can fill", "services", at, "name")
-            for problem, key in _never_served(entry.service(), instances, self.overheads()):
-                refuse(problem, "services", at, key)
 
     def _check_share(self) -> None:
         names = [entry.name for entry in self.service_entries]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from partita.controller.appraise import CERTAINTY
 from partita.model.plan import Appraisal, Objective
 
 
 def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objective) -> tuple[Appraisal, str]:
     """Return the best plan and the reason; the standing plan unless another is clearly better.
 
-    First come attainment targets: a plan that meets them in rehearsal beats one that does not. Among plans that meet
-    them the cheapest wins, the cost of the change included, if it saves more than the objective's margin. Ties go to
-    fewer commands, then to the label.
+    First come attainment targets: a plan that meets them in rehearsal beats one that does not. If none meets them, one
+    that misses less does; where no GPU is added, by more than the objective's margin and the rehearsal's error, since
+    two batchings that are as good must not take turns. Among plans that meet them the cheapest wins, the cost of the
+    change included, if it saves more than the margin. Ties go to fewer commands, then to the label.
     """
     allowed = [a for a in others if not a.rejected]
     if not allowed:
@@ -21,7 +23,9 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
     cheapest = min(allowed, key=_order)
     if standing.shortfall > 0:
         better = min((*allowed, standing), key=lambda a: (round(a.shortfall, 9), *_order(a)))
-        if better is standing or better.shortfall >= standing.shortfall:
+        gain = standing.shortfall - better.shortfall
+        clear = max(objective.margin * standing.shortfall, CERTAINTY * standing.attainment_error)
+        if gain <= (0.0 if better.gpus > standing.gpus else clear):
             return standing, f"the standing plan {_misses(standing)}, and no candidate does better"
         verb = "meets every target" if better.shortfall == 0 else f"misses less ({_share(better)} good)"
         return better, f"the standing plan {_misses(standing)}; {better.label} {verb}"

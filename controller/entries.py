@@ -72,7 +72,9 @@ def shorten(value: object, limit: int = 60) -> str:
 
 
 def _names(entry: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in entry.model_fields.items()]
+    """List the keys of an entry, those that it needs first."""
+    fields = sorted(entry.model_fields.items(), key=lambda item: not item[1].is_required())
+    return [field.alias or name for name, field in fields]
 
 
 class ClusterEntry(Entry):
@@ -278,17 +280,19 @@ class OverheadsEntry(Entry):
 class DisciplineEntry(Entry):
     """How queued requests become batches."""
 
-    name: Name = Field("deferred", description="deferred, eager, timeout, or one that a plugin brings")
+    name: Name = Field("deferred", description="deferred, eager, timeout, triton, or one that a plugin brings")
     drop: Literal["window", "timeout"] | None = Field(
         None, description="give up what cannot ride in the batch wanted (window) or not even alone (timeout)"
     )
     gpu_choice: Literal["min-id", "earliest"] | None = Field(
         None, description="among free GPUs the lowest number, or the one free earliest"
     )
-    timeout_ms: NotNegative | None = Field(None, description="timeout only: longest wait for a batch to fill")
+    timeout_ms: NotNegative | None = Field(
+        None, description="timeout and triton only: longest wait for a batch to fill"
+    )
     max_batch: Batch | None = Field(None, description="largest batch of any service")
     queue_policy: Literal["none", "reject"] | None = Field(
-        None, description="timeout only: reject what has waited for its SLO, or keep it"
+        None, description="timeout and triton only: reject what has waited for its SLO, or keep it"
     )
     options: dict[str, OptionValue] = Field(default_factory=dict, description="what else the discipline takes")
 
@@ -297,12 +301,13 @@ class DisciplineEntry(Entry):
         foreign = {"deferred": ("timeout_ms", "queue_policy"), "eager": ("timeout_ms", "queue_policy")}
         for key in foreign.get(self.name, ()):
             if getattr(self, key) is not None:
-                refuse(f"the discipline {self.name} has no {key}; timeout has", key)
+                refuse(f"the discipline {self.name} has no {key}; timeout and triton have", key)
         return self
 
     def renamed(self, name: str) -> DisciplineEntry:
         """Return the entry of another discipline, with the keys that it has too."""
-        kept = self.model_dump(exclude={"name"} if name == "timeout" else {"name", "timeout_ms", "queue_policy"})
+        waits = name in ("timeout", "triton")
+        kept = self.model_dump(exclude={"name"} if waits else {"name", "timeout_ms", "queue_policy"})
         return DisciplineEntry.model_validate({**kept, "name": name})
 
     def batching(self) -> Batching:

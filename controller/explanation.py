@@ -8,11 +8,15 @@ from textwrap import fill
 from typing import Any
 
 from partita.controller.wording import because, gpus, moment, percent
+from partita.model.plan import SetRoutes, target
 
 Record = Mapping[str, Any]
 """A decision as `results.decision_document` writes it and as the journal is read back."""
 
 WIDTH = 100
+MOST_TARGETS = 4
+"""Targets named one by one; of more, the last are counted."""
+ROUTES = target(SetRoutes((), (), ""))
 
 
 def explain(decision: Record, *, run: str) -> str:
@@ -90,8 +94,17 @@ def _commands(commands: Sequence[Record]) -> Iterator[str]:
         targets: dict[str, list[str]] = {}
         for command in alike:
             targets.setdefault(command["verb"], []).append(command["target"])
-        acts = "; ".join(f"{verb} {', '.join(at)}" for verb, at in targets.items())
+        acts = "; ".join(_acts(list(verbs), at) for at, verbs in groupby(targets, key=targets.__getitem__))
         yield fill(f"{acts}: {reason}", WIDTH, initial_indent="    ", subsequent_indent="        ")
+
+
+def _acts(verbs: Sequence[str], targets: Sequence[str]) -> str:
+    """Name verbs that have the same targets, and the first few of these; that routes are set needs no target."""
+    acts = " and ".join(filter(None, (", ".join(verbs[:-1]), verbs[-1])))
+    named = [name for name in targets if name != ROUTES]
+    if len(named) > MOST_TARGETS:
+        named = [", ".join(named[: MOST_TARGETS - 1]) + f" and {len(named) - MOST_TARGETS + 1} more"]
+    return f"{acts} {', '.join(named)}".rstrip()
 
 
 def _objective(objective: Record) -> str:

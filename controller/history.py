@@ -28,6 +28,14 @@ class History:
         step_s = float(max(1, round(step_s)))
         return cls(Load(services, start_s, step_s, nothing), Load(services, start_s, 1.0, nothing), step_s, keep)
 
+    @classmethod
+    def begun_with(cls, measured: Load, *, keep: int) -> History:
+        """Begin with what was measured before, in steps of its own width."""
+        counts = measured.counts[:, -keep:]
+        start_s = measured.end_s - counts.shape[1] * measured.step_s
+        rest = Load(measured.services, measured.end_s, 1.0, np.empty((len(measured.services), 0)))
+        return cls(Load(measured.services, start_s, measured.step_s, counts), rest, measured.step_s, keep)
+
     def extended(self, load: Load) -> History:
         """Return the history with more seconds of load behind it; they begin where the last ended."""
         seconds = np.concatenate((self.rest.counts, load.counts), axis=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from math import ceil
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.controller.appraise import Prices, appraise
-from partita.controller.commands import commands_for
+from partita.controller.commands import commands_for, signature
 from partita.controller.decide import choose
 from partita.controller.history import History
 from partita.controller.reconcile import Candidate, Wishes, build, candidates, least
+from partita.controller.standing import adopted, beyond, wishes_of
 from partita.errors import ForecastError
 from partita.forecasting.quantiles import LEVELS
 from partita.model.cluster import Batching, Gpu
@@ -37,9 +39,9 @@ from partita.model.plan import (
     feasible,
 )
 from partita.model.service import Service
-from partita.model.staggered import NO_OVERHEADS, Overheads
+from partita.model.staggered import NO_OVERHEADS, Overheads, gpus_needed
 from partita.plugins.host import HostState, PluginHost
-from partita.ports import Forecaster
+from partita.ports import ANYTHING, Capabilities, Forecaster
 from partita.replay.rehearsal import Rehearsed, Rehearser, scale
 
 NEAR_HOOKS = ("propose_capacity", "propose_batching", "propose_shares")
@@ -61,14 +63,35 @@ MOST_GROWTH = 4.0
 _NO_SHARES = "GPU% is not carried out by any executor of this version"
 
 
+class OnMissing(StrEnum):
+    """What to do while a signal is missing; none of it ever takes capacity away.
+
+    HOLD keeps the standing plan, FLOOR holds at least `Settings.floor_gpus`, OPEN holds every GPU that is allowed.
+    """
+
+    HOLD = "hold"
+    FLOOR = "floor"
+    OPEN = "open"
+
+
+class OnDrift(StrEnum):
+    """What to do when the cluster was changed by others: put it right again, or take it as it is."""
+
+    REPAIR = "repair"
+    ADOPT = "adopt"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How often the loop turns, how far it looks, and what it weighs."""
+    """How often the loop turns, how far it looks, what it weighs, and what it does when it cannot know enough."""
 
     near_s: float = 10.0
     epoch_s: float = 600.0
     rehearse_s: float = 60.0
     stale_s: float = 60.0
+    on_missing: OnMissing = OnMissing.HOLD
+    floor_gpus: int = 0
+    on_drift: OnDrift = OnDrift.REPAIR
     seed: int = 1
     objective: Objective = field(default_factory=Objective)
     budgets: Budgets = field(default_factory=Budgets)
@@ -76,26 +99,37 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What the loop carries from turn to turn."""
+    """What the loop carries from turn to turn.
+
+    `standing` is the plan wanted, `good` the last one that was seen in place: where a plan that fails is undone to.
+    """
 
     tick: int
     standing: Plan
+    good: Plan
     wishes: Wishes
     near: History
     far: History
     epoch_at_s: float
     host: HostState = field(default_factory=HostState)
     far_forecast: Forecast | None = None
+    heeded: int = 0
+    """Failed plans that have been taken into account."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """What one turn made: the decision, the forecasts it rests on, and the plan if it acts."""
+    """What one turn made: the decision, the forecasts it rests on, and the plan if it acts.
+
+    `need` is the number of replicas of each service that the near forecast needs, at most what the plan has: while the
+    plan is carried out there must never be fewer.
+    """
 
     decision: Decision
     near: Forecast | None = None
     far: Forecast | None = None
     plan: Plan | None = None
+    need: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +148,7 @@ class Loop:
     prices: Prices
     settings: Settings
     overheads: Overheads = NO_OVERHEADS
+    capabilities: Capabilities = ANYTHING
 
     def begin(self, start_s: float = 0.0) -> State:
         """Return the first state: the cluster as given is the standing plan."""
@@ -125,6 +160,7 @@ class Loop:
         return State(
             tick=0,
             standing=standing,
+            good=standing,
             wishes=wishes,
             near=History.empty(names, start_s=start_s, step_s=near_s, keep=NEAR_STEPS_KEPT),
             far=History.empty(names, start_s=start_s, step_s=epoch_s, keep=FAR_STEPS_KEPT),
@@ -139,14 +175,85 @@ class Loop:
             near=state.near.extended(observation.load),
             far=state.far.extended(observation.load),
         )
-        if observation.now_s - observation.watermark_s > self.settings.stale_s:
-            behind = observation.now_s - observation.watermark_s
-            return self._hold(state, observation, f"the log is {behind:.0f} s behind: the last good plan stays")
+        state = self._heeding(state, observation)
+        if observation.orders.plan is not None:
+            return self._obey(state, observation, observation.orders.plan)
+        if observation.orders.paused:
+            return self._hold(state, observation, f"paused: {observation.orders.paused}")
+        if left := len(observation.work.left):
+            commands = "1 command is" if left == 1 else f"{left} commands are"
+            return self._hold(state, observation, f"decision {observation.work.tick} goes on: {commands} left")
+        if missing := self._missing(observation):
+            return self._without(state, observation, missing)
+        state, drift = self._follow(state, observation)
+        if drift:
+            return self._hold(state, observation, drift)
         try:
             near, far = self._forecast(state, observation)
         except ForecastError as problem:
-            return self._hold(state, observation, f"no forecast yet ({problem}): the plan stays as it is")
+            return self._keep(state, observation, f"no forecast yet ({problem}): the plan stays as it is")
         return self._plan(state, observation, near, far)
+
+    # What comes before any forecast ---------------------------------------------------------------------------------
+
+    def _heeding(self, state: State, observation: Observation) -> State:
+        """Go back to the last good plan if the one decided since could not be carried out."""
+        work = observation.work
+        if work.failures > state.heeded:
+            return replace(state, standing=state.good, wishes=wishes_of(state.good, state.wishes), heeded=work.failures)
+        if state.good is not state.standing and not work.left and not work.failed and not observation.missing:
+            in_place = not commands_for(state.standing, observation.cluster)
+            return replace(state, good=state.standing) if in_place else state
+        return state
+
+    def _missing(self, observation: Observation) -> str:
+        """Say which signals are missing; empty if all are there."""
+        found = [f"{signal}: {problem}" for signal, problem in sorted(observation.missing.items())]
+        behind_s = observation.now_s - observation.watermark_s
+        if behind_s > self.settings.stale_s and "log" not in observation.missing:
+            found.append(f"the log is {behind_s:.0f} s behind")
+        return "; ".join(found)
+
+    def _without(self, state: State, observation: Observation, missing: str) -> tuple[State, Turn, tuple[Command, ...]]:
+        """Do what is configured while a signal is missing: hold, or hold more; never less."""
+        settings, held = self.settings, len(state.standing.gpus)
+        most = min(len(self.inventory), settings.budgets.max_gpus or len(self.inventory))
+        wanted = {OnMissing.HOLD: held, OnMissing.FLOOR: settings.floor_gpus, OnMissing.OPEN: most}[settings.on_missing]
+        gpus = min(max(held, wanted), most)
+        if "cluster" in observation.missing:
+            return self._hold(state, observation, f"{missing}: nothing is done until it can be seen")
+        if gpus <= held:
+            return self._keep(state, observation, f"{missing}: the last good plan stays")
+        reason = f"{missing}: {gpus} GPUs are held until it is back ({settings.on_missing.value})"
+        rates = [1.0] * len(self.services)
+        plan = build(gpus, state.wishes, self.services, self._usable(state, observation), rates, reason, state.standing)
+        if problems := self._problems(plan, observation):
+            return self._keep(state, observation, f"{missing}: the last good plan stays ({problems[0]})")
+        return self._act(state, observation, plan, reason)
+
+    def _obey(self, state: State, observation: Observation, plan: Plan) -> tuple[State, Turn, tuple[Command, ...]]:
+        """Put a plan into force that the operator has asked for, if it is still allowed."""
+        if "cluster" in observation.missing:
+            return self._hold(state, observation, f"the cluster cannot be seen: {observation.missing['cluster']}")
+        if problems := self._problems(plan, observation):
+            return self._hold(state, observation, f"{observation.orders.plan_reason} cannot be had: {problems[0]}")
+        state = replace(state, wishes=wishes_of(plan, state.wishes))
+        return self._act(state, observation, replace(plan, reason=observation.orders.plan_reason), plan.reason)
+
+    def _follow(self, state: State, observation: Observation) -> tuple[State, str]:
+        """Where drift is adopted, take the cluster as it is for the standing plan, if it is one that can stand."""
+        if self.settings.on_drift is not OnDrift.ADOPT or not commands_for(state.standing, observation.cluster):
+            return state, ""
+        found = adopted(observation.cluster, state.standing, self.inventory)
+        if self._problems(found, observation):
+            return state, ""
+        state = replace(state, standing=found, good=found, wishes=wishes_of(found, state.wishes))
+        return state, f"the cluster was changed by others, and is adopted as the standing plan: {found.reason}"
+
+    def _usable(self, state: State, observation: Observation) -> tuple[Gpu, ...]:
+        """Return the inventory without GPUs in quarantine, but for those that the last good plan holds."""
+        good = {h.gpu for h in state.good.gpus}
+        return tuple(g for g in self.inventory if g.id in good or g.id not in observation.work.quarantine)
 
     # The stages ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +316,7 @@ class Loop:
             if tried == wishes:
                 continue
             gpus = least(max(1, len(state.standing.gpus)), tried, self.services, self.inventory, rates)
-            problems = self._problems(build(gpus, tried, self.services, self.inventory, rates, ""))
+            problems = self._problems(build(gpus, tried, self.services, self.inventory, rates, ""), None)
             if problems:
                 fault = f"cannot be had: {problems[0]}"
                 told = [
@@ -220,18 +327,25 @@ class Loop:
                 wishes = tried
         return wishes, told
 
-    def _problems(self, plan: Plan) -> list[str]:
-        """Say why a plan is not allowed; empty if it is."""
+    def _problems(self, plan: Plan, observation: Observation | None) -> list[str]:
+        """Say why a plan is not allowed, or needs (seen from an observation) what has failed; empty if it is fine."""
         violations = feasible(plan, self.services, self.inventory, self.settings.budgets, self.overheads)
         found = [v.message for v in violations]
-        return [*found, refusal] if (refusal := self.rehearser.refusal(plan)) else found
+        found += beyond(plan, self.capabilities)
+        if refusal := self.rehearser.refusal(plan):
+            found.append(refusal)
+        if observation is not None and (failed := observation.work.quarantine):
+            needed = (signature(c) for c in commands_for(plan, observation.cluster))
+            found += [f"it needs what has just failed: {failed[key]}" for key in needed if key in failed]
+        return found
 
     def _plan(
         self, state: State, observation: Observation, near: Forecast, far: Forecast
     ) -> tuple[State, Turn, tuple[Command, ...]]:
         state, proposals, opinions = self._propose(state, observation, near, far)
         rates = near.quantile(0.5).mean(axis=1)
-        found = candidates(proposals, state.wishes, self.services, self.inventory, rates.tolist(), state.standing)
+        usable = self._usable(state, observation)
+        found = candidates(proposals, state.wishes, self.services, usable, rates.tolist(), state.standing)
         standing = Candidate("standing", state.standing)
         allowed, refused, state, faults = self._constrain(state, found, observation)
         opinions = [*opinions, *faults]
@@ -254,7 +368,7 @@ class Loop:
             reason = _agreed(opinions)
         commands = commands_for(chosen.plan, observation.cluster)
         if chosen is appraised[0] and commands:
-            reason = f"{reason}; the cluster differs from the standing plan and is put right"
+            reason, commands = _put_right(reason, commands, observation.work.quarantine)
         decision = Decision(
             tick=state.tick,
             at_s=observation.now_s,
@@ -270,8 +384,36 @@ class Loop:
             gpus_held=len(observation.cluster.held),
             gpus_wanted=chosen.gpus,
         )
-        turn = Turn(decision, near, far, chosen.plan if commands else None)
+        turn = Turn(decision, near, far, chosen.plan if commands else None, self._need(chosen.plan, near))
+        if chosen is not appraised[0]:
+            state = replace(state, wishes=wishes_of(chosen.plan, state.wishes))
         return replace(state, standing=chosen.plan), turn, commands
+
+    def _need(self, plan: Plan, near: Forecast) -> dict[str, int]:
+        """Return how many replicas of each service the near forecast keeps busy, at most what the plan has."""
+        rates = dict(zip((s.name for s in self.services), near.lasting(REHEARSED_LEVEL).tolist(), strict=True))
+        need: dict[str, int] = {}
+        for group in plan.sub_clusters:
+            members = [s for s in self.services if s.name in group.services]
+            profile = max(i.profile for i in group.instances)
+            busy = gpus_needed(members, [rates[s.name] for s in members], profile=profile, overheads=self.overheads)
+            replicas = len(group.instances)
+            need |= dict.fromkeys(group.services, replicas if busy >= replicas else max(1, ceil(busy)))
+        return need
+
+    def _act(
+        self, state: State, observation: Observation, plan: Plan, reason: str
+    ) -> tuple[State, Turn, tuple[Command, ...]]:
+        """Put a plan into force that nothing was weighed against."""
+        commands = commands_for(plan, observation.cluster)
+        decision = replace(
+            self._held(state, observation, reason),
+            action=Action.ACT if commands else Action.HOLD,
+            chosen=f"{len(plan.gpus)} GPU{'s' if len(plan.gpus) != 1 else ''}",
+            commands=commands,
+            gpus_wanted=len(plan.gpus),
+        )
+        return replace(state, standing=plan), Turn(decision, plan=plan if commands else None), commands
 
     def _constrain(
         self, state: State, found: Sequence[Candidate], observation: Observation
@@ -279,7 +421,7 @@ class Loop:
         """Keep the candidates that are feasible and that nobody vetoes; the others keep their reason."""
         allowed, refused, faults = [], [], list[Opinion]()
         for candidate in found:
-            problems = self._problems(candidate.plan)
+            problems = self._problems(candidate.plan, observation)
             if not problems:
                 vetoes, said, memory = self.host.vetoes(**self._asked(state, candidate, observation))
                 state = replace(state, host=memory)
@@ -342,7 +484,21 @@ class Loop:
 
     def _hold(self, state: State, observation: Observation, reason: str) -> tuple[State, Turn, tuple[Command, ...]]:
         """Decide to change nothing, and say why."""
-        decision = Decision(
+        return state, Turn(self._held(state, observation, reason)), ()
+
+    def _keep(self, state: State, observation: Observation, reason: str) -> tuple[State, Turn, tuple[Command, ...]]:
+        """Keep the standing plan without weighing anything, and put right what differs from it."""
+        commands = commands_for(state.standing, observation.cluster)
+        if commands:
+            reason, commands = _put_right(reason, commands, observation.work.quarantine)
+        decision = self._held(state, observation, reason)
+        if not commands:
+            return state, Turn(decision), ()
+        decision = replace(decision, action=Action.ACT, commands=commands)
+        return state, Turn(decision, plan=state.standing), commands
+
+    def _held(self, state: State, observation: Observation, reason: str) -> Decision:
+        return Decision(
             tick=state.tick,
             at_s=observation.now_s,
             action=Action.HOLD,
@@ -357,7 +513,16 @@ class Loop:
             gpus_held=len(observation.cluster.held),
             gpus_wanted=len(state.standing.gpus),
         )
-        return state, Turn(decision), ()
+
+
+def _put_right(
+    reason: str, commands: tuple[Command, ...], quarantine: Mapping[str, str]
+) -> tuple[str, tuple[Command, ...]]:
+    """Let the cluster be put right, unless that is what has just failed."""
+    failed = next((quarantine[key] for c in commands if (key := signature(c)) in quarantine), None)
+    if failed is not None:
+        return f"{reason}; the cluster differs from the standing plan, and what would put it right failed: {failed}", ()
+    return f"{reason}; the cluster differs from the standing plan and is put right", commands
 
 
 def _agreed(opinions: Sequence[Opinion]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -42,13 +42,17 @@ class Wishes:
             match proposal.suggestion:
                 case Geometries(by_gpu):
                     wishes = replace(wishes, geometry={**wishes.geometry, **dict(by_gpu)})
-                case Batchings(by_service):
-                    wishes = replace(wishes, batching={**wishes.batching, **dict(by_service)})
+                case Batchings(by_service, _, firm=True):
+                    wishes = wishes.batched(by_service)
                 case Placement():
                     wishes = replace(wishes, placement=proposal.suggestion)
-                case Capacity() | Shares():
+                case Batchings() | Capacity() | Shares():
                     pass
         return wishes
+
+    def batched(self, by_service: Iterable[tuple[str, Batching]]) -> Wishes:
+        """Return the wishes with this batching of some services."""
+        return replace(self, batching={**self.batching, **dict(by_service)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +72,58 @@ def candidates(
     rates_rps: Sequence[float],
     standing: Plan,
 ) -> list[Candidate]:
-    """Return the plans worth considering, without the standing one; each number of GPUs appears once.
+    """Return the plans worth considering, without the standing one; each number of GPUs appears once for each batching.
 
     Where no plugin has an opinion on the number of GPUs, the standing number is kept. Numbers too small to give every
-    group of services an instance are raised. A firm wish for what stands already leaves nothing to consider.
+    group of services an instance are raised. A firm wish for what stands already leaves no other number to consider.
+    Batchings that are to be weighed are tried on the standing number of GPUs and on the number each plugin asks for.
     """
-    wanted: dict[int, Candidate] = {}
-    settled = False
+    held = max(1, len(standing.gpus))
     opinions = [(name, p.suggestion, p.reason) for name, p in proposals if isinstance(p.suggestion, Capacity)]
     if not opinions:
-        opinions = [("standing", Capacity(max(1, len(standing.gpus))), "no plugin asks for another number of GPUs")]
+        opinions = [("standing", Capacity(held), "no plugin asks for another number of GPUs")]
+    wanted: dict[int, Candidate] = {}
+    main = {held: ""}
+    settled = False
     for name, capacity, reason in opinions:
         for number in (capacity.gpus, *capacity.alternatives):
             asked = max(1, min(number, len(inventory)))
             gpus = least(asked, wishes, services, inventory, rates_rps)
             firm = capacity.firm and number == capacity.gpus
+            why = reason if gpus == asked else f"{reason} ({gpus} GPUs at least, for the services to fit)"
+            if number == capacity.gpus:
+                main.setdefault(gpus, why)
             if gpus in wanted and not firm:
                 continue
-            why = reason if gpus == asked else f"{reason} ({gpus} GPUs at least, for the services to fit)"
             plan = build(gpus, wishes, services, inventory, rates_rps, why, standing)
             if not same(plan, standing):
-                wanted[gpus] = Candidate(f"{name}: {gpus} GPU{'s' if gpus != 1 else ''}", plan, firm)
+                wanted[gpus] = Candidate(f"{name}: {_gpus(gpus)}", plan, firm)
             settled = settled or (firm and same(plan, standing))
     found = list(wanted.values())
-    return [] if settled and not any(c.firm for c in found) else found
+    if any(c.firm for c in found):
+        return found
+    if settled:
+        found, main = [], {held: ""}
+    for label, by_service, reason in _weighed(proposals):
+        tried = wishes.batched(by_service)
+        for gpus, why in main.items():
+            plan = build(gpus, tried, services, inventory, rates_rps, f"{why}; {reason}" if why else reason, standing)
+            if not any(same(plan, other) for other in (standing, *(c.plan for c in found))):
+                found.append(Candidate(label if gpus == held else f"{label}, {_gpus(gpus)}", plan))
+    return found
+
+
+def _weighed(proposals: Sequence[tuple[str, Proposal]]) -> Iterator[tuple[str, tuple[tuple[str, Batching], ...], str]]:
+    """List the batchings that are to be weighed against what stands: label, batching by service, reason."""
+    for name, proposal in proposals:
+        if isinstance(proposal.suggestion, Batchings):
+            first = () if proposal.suggestion.firm else (proposal.suggestion.by_service,)
+            for n, by_service in enumerate((*first, *proposal.suggestion.alternatives), start=1):
+                yield f"{name}: batching{f' {n}' if n > 1 else ''}", by_service, proposal.reason
+
+
+def _gpus(number: int) -> str:
+    return f"{number} GPU{'s' if number != 1 else ''}"
 
 
 def build(

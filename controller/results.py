@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from partita import __version__
 from partita.errors import ConfigError
 from partita.model.plain import to_plain
-from partita.model.plan import Appraisal, Command, Decision
+from partita.model.plan import Appraisal, Command, Decision, target
 
 if TYPE_CHECKING:
     from partita.controller.config import Scenario
@@ -61,8 +61,7 @@ def _appraisal(appraisal: Appraisal) -> dict[str, Any]:
 
 
 def _command(command: Command) -> dict[str, Any]:
-    target = next((str(getattr(command, name)) for name in ("gpu", "instance") if hasattr(command, name)), "cluster")
-    return {"verb": type(command).__name__, "target": target, "reason": command.reason}
+    return {"verb": type(command).__name__, "target": target(command), "reason": command.reason}
 
 
 def result_text(document: Mapping[str, Any]) -> str:

@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.controller.appraise import Prices
+from partita.controller.assembly import check_beginning, delays, known_disciplines, make_loop, settings_of
 from partita.controller.config import Scenario
 from partita.controller.demand import Demand, read_demand
-from partita.controller.loop import Loop, Settings, State, Turn
+from partita.controller.loop import Loop, State, Turn
+from partita.controller.turn import AtOnce, Watch
 from partita.controller.turn import run as turn_until
-from partita.errors import ConfigError, Infeasible, PluginError
-from partita.forecasting import FAR, NEAR
-from partita.model.plan import Action, Decision, Opinion, OptionValue, Plan, feasible
+from partita.errors import PluginError
+from partita.model.plan import Action, Decision, Opinion, OptionValue
 from partita.plugins.alarm import LIMIT_S, AlarmCaller
 from partita.plugins.host import FAULTS_ALLOWED, PluginHost
 from partita.ports import Discipline, Journal
-from partita.replay.cluster import Delays, SimulatedCluster
-from partita.replay.disciplines import DISCIPLINES
-from partita.replay.rehearsal import Rehearser
+from partita.replay.cluster import SimulatedCluster
 from partita.replay.score import Score
 from partita.replay.world import ReplayClock, ReplayExecutor, ReplayLog, World
 from partita.traces.arrivals import ArrivalSource
@@ -70,7 +68,7 @@ def run_scenario(
     disciplines = known_disciplines(host)
     loop = _make_loop(scenario, demand, host, disciplines, policy, seed)
     state = loop.begin()
-    _check(state.standing, loop)
+    check_beginning(state.standing, loop)
     with demand.open(seed) as source:
         world = _make_world(scenario, demand, loop, source, disciplines, watched=policy is not None)
         world.cluster.begin_with(state.standing)
@@ -82,12 +80,6 @@ def run_scenario(
             asyncio.run(_control(loop, state, world, span_s, journal, record))
         score = world.finish()
     return Run(policy, score, tuple(record.decisions), record.timeline(world))
-
-
-def known_disciplines(host: PluginHost) -> dict[str, Discipline]:
-    """Return the built-in disciplines, and those that plugins bring under names of their own."""
-    brought, _ = host.brought("register_disciplines")
-    return {**cast(dict[str, Discipline], brought), **{d.name: d for d in DISCIPLINES}}
 
 
 class _Record:
@@ -153,11 +145,11 @@ async def _control(
             loop,
             state,
             log=ReplayLog(world),
-            executor=ReplayExecutor(world),
+            hands=AtOnce(ReplayExecutor(world)),
             clock=ReplayClock(world),
             until_s=span_s,
             journal=journal,
-            watch=record.watch,
+            watch=Watch(turned=record.watch),
         )
     finally:
         if journal is not None:
@@ -172,37 +164,14 @@ def _make_loop(
     policy: str | None,
     seed: int,
 ) -> Loop:
-    control = scenario.control
-    batching = scenario.discipline.batching()
-    if batching.discipline not in disciplines:
-        known = ", ".join(disciplines)
-        raise ConfigError(f"no discipline is named {batching.discipline!r}; there are: {known}", key="discipline.name")
-    options = _options(scenario, demand, policy)
-    if policy is not None:
-        host.refuse_options(demand.services, options, [policy])
-    inventory = scenario.inventory()
-    settings = Settings(
-        near_s=control.near_s,
-        epoch_s=control.epoch_s,
-        rehearse_s=control.rehearse_s,
-        stale_s=max(60.0, 3 * control.near_s) + scenario.overhead.log_delay_s,
-        seed=seed,
-        objective=control.objective(),
-        budgets=control.budgets(),
-    )
-    return Loop(
-        services=demand.services,
-        inventory=inventory,
-        batching=batching,
-        host=host,
-        policies=None if policy is None else (policy,),
-        options=options,
-        near=NEAR,
-        far=FAR,
-        rehearser=Rehearser(demand.services, scenario.overheads(), disciplines),
-        prices=Prices(_delays(scenario), inventory),
-        settings=settings,
-        overheads=scenario.overheads(),
+    return make_loop(
+        scenario,
+        demand.services,
+        host,
+        disciplines,
+        policy=policy,
+        options=_options(scenario, demand, policy),
+        settings=settings_of(scenario, seed=seed),
     )
 
 
@@ -219,17 +188,13 @@ def _make_world(
     return World(
         demand.services,
         source,
-        SimulatedCluster(loop.inventory, _delays(scenario)),
+        SimulatedCluster(loop.inventory, delays(scenario)),
         disciplines,
         scenario.overheads(),
         counted_s=(demand.counted_from_s, source.span_ns / 1e9),
         log_delay_s=scenario.overhead.log_delay_s,
         remember_s=remember_s if watched else 0.0,
     )
-
-
-def _delays(scenario: Scenario) -> Delays:
-    return Delays(scenario.overhead.model_load_s, scenario.overhead.repartition_s)
 
 
 def _options(scenario: Scenario, demand: Demand, policy: str | None) -> dict[str, dict[str, OptionValue]]:
@@ -239,17 +204,3 @@ def _options(scenario: Scenario, demand: Demand, policy: str | None) -> dict[str
         peaks = {f"peak_rps.{name}": rate for name, rate in demand.peak_rps.items()}
         options["static"] = {**options.get("static", {}), **peaks}
     return options
-
-
-def _check(plan: Plan, loop: Loop) -> None:
-    homeless = [s for s in loop.services if not any(r.service == s.name for r in plan.routes)]
-    if homeless:
-        names = " and ".join(f"{s.name} ({s.memory_gib:g} GiB)" for s in homeless)
-        instances = sum(len(group.instances) for group in plan.sub_clusters)
-        only = f"{instances} instance{'s' if instances != 1 else ''}"
-        raise Infeasible(f"no instance is left for {names}: the others fill the memory of all {only}")
-    violations = feasible(plan, loop.services, loop.inventory, loop.settings.budgets, loop.overheads)
-    problems = tuple(v.message for v in violations)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise Infeasible(f"the cluster as given cannot serve the scenario: {problems[0]}{more}", short=problems)

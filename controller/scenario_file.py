@@ -1,19 +1,21 @@
-"""Reading a scenario file: YAML in, a scenario out, or one sentence that names file, key, value and line."""
+"""Reading a scenario or cluster file: YAML in, a checked value out, or one sentence with file, key, value and line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from partita.controller.config import Scenario
+from partita.controller.config import Scenario, Setup
 from partita.controller.entries import shorten
 from partita.errors import ConfigError
+
+File = TypeVar("File", bound=Setup)
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,17 +29,27 @@ _Loader.add_implicit_resolver(
 
 def read_scenario(path: Path) -> Scenario:
     """Read and check a scenario file; ConfigError names the first problem and how many more there are."""
+    return read_file(Scenario, path)
+
+
+def parse_scenario(text: str, *, name: str, folder: Path) -> Scenario:
+    """Check the text of a scenario; `name` stands for it in errors, files are looked for in `folder`."""
+    return parse(Scenario, text, name=name, folder=folder)
+
+
+def read_file(kind: type[File], path: Path) -> File:
+    """Read and check a file of either kind; ConfigError names the first problem and how many more there are."""
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as problem:
         raise ConfigError(f"cannot be read: {(problem.strerror or str(problem)).lower()}", file=str(path)) from None
     except UnicodeDecodeError as problem:
         raise ConfigError(f"is not text: byte {problem.start} is not UTF-8", file=str(path)) from None
-    return parse_scenario(text, name=str(path), folder=path.parent)
+    return parse(kind, text, name=str(path), folder=path.parent)
 
 
-def parse_scenario(text: str, *, name: str, folder: Path) -> Scenario:
-    """Check the text of a scenario; `name` stands for it in errors, files are looked for in `folder`."""
+def parse(kind: type[File], text: str, *, name: str, folder: Path) -> File:
+    """Check a text; `name` stands for it in errors, files are looked for in `folder`."""
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as problem:
@@ -46,7 +58,8 @@ def parse_scenario(text: str, *, name: str, folder: Path) -> Scenario:
     try:
         root = loader.get_single_node()
         if root is None:
-            raise ConfigError("is empty: a scenario needs cluster, services and load", file=name)
+            needed = [f.alias or n for n, f in kind.model_fields.items() if f.is_required()]
+            raise ConfigError(f"is empty: it needs {', '.join(needed)}", file=name)
         _refuse_repeated_keys(root, name)
         data = loader.construct_document(root)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
@@ -54,7 +67,7 @@ def parse_scenario(text: str, *, name: str, folder: Path) -> Scenario:
     finally:
         loader.dispose()
     try:
-        return Scenario.model_validate(data, context={"folder": folder})
+        return kind.model_validate(data, context={"folder": folder})
     except ValidationError as problem:
         raise _explain(problem, root, name) from None
 

@@ -1,13 +1,65 @@
-"""The loop's outside: observe through the ports, step, journal, apply, sleep."""
+"""The loop's outside: observe through the ports, step, journal, carry out, sleep."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from partita.controller.loop import Loop, State, Turn
-from partita.model.load import Observation
-from partita.ports import Clock, Executor, Journal, RequestLog, Tick
+from partita.model.cluster import ClusterState
+from partita.model.load import NO_ORDERS, NO_WORK, Observation, Orders, Work
+from partita.model.plan import Command
+from partita.ports import Clock, Executor, Journal, LogView, RequestLog, Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen of the cluster, of the work on it, and of what its operator wants."""
+
+    cluster: ClusterState
+    work: Work = NO_WORK
+    orders: Orders = NO_ORDERS
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+class Hands(Protocol):
+    """What carries decisions out and looks at the cluster."""
+
+    async def look(self) -> Sight:
+        """Say how things are."""
+        ...
+
+    async def carry(self, turn: Turn, commands: Sequence[Command]) -> None:
+        """Begin to carry out what a turn has decided; it may go on after this returns."""
+        ...
+
+
+class AtOnce:
+    """The hands of a world that starts everything at once, as the simulated one does."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def look(self) -> Sight:
+        """Look at the cluster."""
+        return Sight(await self._executor.observe())
+
+    async def carry(self, turn: Turn, commands: Sequence[Command]) -> None:
+        """Start the commands."""
+        await self._executor.apply(commands)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told of each turn: first what was seen, then what came of it; `seen` may keep it."""
+
+    turned: Callable[[Turn], None] | None = None
+    seen: Callable[[int, Observation], None] | None = None
+
+
+NOBODY = Watch()
 
 
 async def run(
@@ -15,38 +67,48 @@ async def run(
     state: State,
     *,
     log: RequestLog,
-    executor: Executor,
+    hands: Hands,
     clock: Clock,
     until_s: float,
+    since_s: float | None = None,
     journal: Journal | None = None,
-    watch: Callable[[Turn], None] | None = None,
+    watch: Watch = NOBODY,
 ) -> State:
     """Turn the loop every near interval until `until_s`; the same code runs live and in replay.
 
-    What a turn decides is journaled before anything is applied. Applying only starts work: the next observation shows
-    how far it got, and what then differs from the standing plan is commanded again.
+    What a turn decides is journaled before anything is carried out. `since_s` is up to where the log has been read
+    already (default: the present). A turn that takes longer than the interval delays the next one; none is made up for.
     """
-    watermark_s = clock.now_s()
+    watermark_s = clock.now_s() if since_s is None else since_s
     while (due_s := clock.now_s() + loop.settings.near_s) <= until_s:
         await clock.sleep_until(due_s)
         await asyncio.sleep(0)  # In replay nothing else suspends, and without it asyncio keeps Ctrl-C until the end.
         view = await log.read(watermark_s, loop.settings.rehearse_s)
         watermark_s = view.load.end_s
-        observation = Observation(
-            now_s=clock.now_s(),
-            watermark_s=view.watermark_s,
-            load=view.load,
-            cluster=await executor.observe(),
-            outcomes=view.outcomes,
-            recent=view.recent,
-            recent_span_s=view.recent_span_s,
-        )
+        observation = _observation(clock.now_s(), view, await hands.look())
+        if watch.seen is not None:
+            watch.seen(state.tick + 1, observation)
         state, turn, commands = loop.step(state, observation)
         if journal is not None:
             await journal.record(Tick(turn.decision, turn.near, turn.far, turn.plan))
         if commands:
-            await executor.apply(commands)
-        if watch is not None:
-            watch(turn)
+            await hands.carry(turn, commands)
+        if watch.turned is not None:
+            watch.turned(turn)
     await clock.sleep_until(until_s)
     return state
+
+
+def _observation(now_s: float, view: LogView, sight: Sight) -> Observation:
+    return Observation(
+        now_s=now_s,
+        watermark_s=view.watermark_s,
+        load=view.load,
+        cluster=sight.cluster,
+        outcomes=view.outcomes,
+        recent=view.recent,
+        recent_span_s=view.recent_span_s,
+        missing={**sight.missing, "log": view.missing} if view.missing else sight.missing,
+        work=sight.work,
+        orders=sight.orders,
+    )

@@ -173,12 +173,24 @@ def _shares(wish: Shares, scope: Scope) -> Shares:
 
 
 def _batchings(wish: Batchings, scope: Scope) -> Batchings:
+    alternatives = _items(wish.alternatives, "alternatives")
+    if len(alternatives) > ALTERNATIVES_CAP:
+        _refuse(f"has {len(alternatives)} alternatives, {ALTERNATIVES_CAP} are allowed")
+    if not isinstance(wish.firm, bool):
+        _refuse(f"has {_show(wish.firm)} for firm, which is true or false")
+    return Batchings(
+        _batched(wish.by_service, "by_service", scope),
+        tuple(_batched(rows, "an alternative", scope) for rows in alternatives),
+        wish.firm,
+    )
+
+
+def _batched(rows: object, what: str, scope: Scope) -> tuple[tuple[str, Batching], ...]:
     pairs = [
-        (_service(service, scope), _batching(batching, str(service)))
-        for service, batching in _rows(wish.by_service, 2, "by_service")
+        (_service(service, scope), _batching(batching, str(service))) for service, batching in _rows(rows, 2, what)
     ]
     _refuse_twice([service for service, _ in pairs], "service")
-    return Batchings(tuple(pairs))
+    return tuple(pairs)
 
 
 def _batching(wish: object, service: str) -> Batching:

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from partita.model.cluster import InstanceState
 from partita.model.load import Arrivals, Forecast, Load, Observation
 
 
@@ -26,8 +27,12 @@ def guarded(value: Any) -> Any:
                 load=guarded(value.load),
                 outcomes=guarded(value.outcomes),
                 recent=guarded(value.recent),
-                cluster=replace(value.cluster, geometry=guarded(value.cluster.geometry)),
+                cluster=replace(value.cluster, instances=tuple(map(guarded, value.cluster.instances))),
+                missing=guarded(value.missing),
+                work=replace(value.work, quarantine=guarded(value.work.quarantine)),
             )
+        case InstanceState():
+            return replace(value, batching=guarded(value.batching))
         case Load():
             return replace(value, counts=_frozen(value.counts))
         case Forecast():

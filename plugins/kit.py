@@ -112,8 +112,7 @@ def example_observation(
     span_s = (watermark_s - seconds, watermark_s)
     states = tuple(InstanceState(i, Status.READY, names) for g in standing.sub_clusters for i in g.instances)
     held = tuple(h.gpu for h in standing.gpus)
-    geometry = {h.gpu: h.geometry for h in standing.gpus}
-    cluster = ClusterState(held, geometry, states, standing.sub_clusters, standing.routes)
+    cluster = ClusterState(held, states, standing.sub_clusters, standing.routes)
     recent = _even_arrivals(list(offered.values()), span_s)
     return Observation(now_s, watermark_s, load, cluster, outcomes, recent, span_s)
 

@@ -6,14 +6,15 @@ which it can serve. Models of one command load side by side; while an instance l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import assert_never
 
-from partita.errors import Failed, Unsupported
-from partita.mig import Geometry
+from partita.errors import Busy, Failed, Unsupported
+from partita.mig import Geometry, Placed, validate
 from partita.model.cluster import (
+    Batching,
     ClusterState,
     Gpu,
     Instance,
@@ -21,9 +22,22 @@ from partita.model.cluster import (
     Route,
     Status,
     SubCluster,
-    instances_of,
 )
-from partita.model.plan import Acquire, Command, LoadModels, Plan, Regroup, Release, Repartition, UnloadModels
+from partita.model.plan import (
+    Acquire,
+    Command,
+    CreateInstance,
+    DestroyInstance,
+    Drain,
+    Plan,
+    Release,
+    SetBatching,
+    SetRoutes,
+    SetShare,
+    StartReplicas,
+    StopReplicas,
+)
+from partita.model.service import WHOLE_GPU
 
 INSTANCES_A_GPU = 64
 """Numbers kept free for the instances of one GPU, so that an instance's number grows with its GPU's."""
@@ -52,15 +66,16 @@ class Slot:
     services: tuple[str, ...] = ()
     loading: tuple[str, ...] = ()
     loaded_ns: int = 0
+    batching: Mapping[str, Batching] = field(default_factory=dict)
 
     def state(self, now_ns: int) -> InstanceState:
         """Describe the instance as it is now."""
+        ready = tuple(s for s in self.services if s not in self.loading)
         if now_ns < self.created_ns:
-            return InstanceState(self.instance, Status.CREATING, (), self.loading)
+            return InstanceState(self.instance, Status.CREATING, (), self.loading, batching=self.batching)
         if now_ns < self.loaded_ns:
-            ready = tuple(s for s in self.services if s not in self.loading)
-            return InstanceState(self.instance, Status.LOADING, ready, self.loading)
-        return InstanceState(self.instance, Status.READY, self.services)
+            return InstanceState(self.instance, Status.LOADING, ready, self.loading, batching=self.batching)
+        return InstanceState(self.instance, Status.READY, self.services, batching=self.batching)
 
 
 @dataclass(slots=True)
@@ -74,12 +89,20 @@ class Hold:
 
 @dataclass(slots=True)
 class Away:
-    """A span of time in which a GPU, or a share of it, drained, was partitioned or loaded."""
+    """A span of time in which an instance drained, was created or loaded; `share` is its part of its GPU."""
 
-    gpu: str
+    instance: str
     since_ns: int
     until_ns: int
-    share: float = 1.0
+    share: float
+
+
+@dataclass(slots=True)
+class _Held:
+    """A GPU that is held: when what was destroyed on it has drained, and whether it is (or was last) partitioned."""
+
+    free_ns: int
+    cut: bool = False
 
 
 class SimulatedCluster:
@@ -91,7 +114,7 @@ class SimulatedCluster:
     def __init__(self, inventory: Sequence[Gpu], delays: Delays) -> None:
         self._inventory = {g.id: (n, g) for n, g in enumerate(inventory)}
         self._delays = delays
-        self._geometry: dict[str, Geometry | None] = {}
+        self._held: dict[str, _Held] = {}
         self.holds: list[Hold] = []
         self._away: list[Away] = []
         self.changes = 0
@@ -100,29 +123,29 @@ class SimulatedCluster:
         self.routes: tuple[Route, ...] = ()
 
     def begin_with(self, plan: Plan) -> None:
-        """Put a plan in place at instant 0 at no cost: everything it wants is there and loaded."""
+        """Put a plan in place at instant 0 at no cost: everything it uses is there and loaded."""
         for held in plan.gpus:
-            self._geometry[held.gpu] = held.geometry
+            self._held[held.gpu] = _Held(0)
             self.holds.append(Hold(held.gpu, 0))
-            self._create(held.gpu, 0)
         for group in plan.sub_clusters:
+            batching = dict(zip(group.services, group.batching, strict=True))
             for instance in group.instances:
-                self.slots[instance.id].services = group.services
+                slot = self._create(instance, 0)
+                slot.services, slot.batching = group.services, batching
         self.sub_clusters, self.routes = plan.sub_clusters, plan.routes
 
     def apply(self, commands: Sequence[Command], now_ns: int) -> None:
         """Start carrying out commands; Failed if one names what is not there."""
         for command in commands:
             self._start(command, now_ns)
-        self.changes += len({c.gpu for c in commands if isinstance(c, Acquire | Release | Repartition)})
+        changed = {c.gpu for c in commands if isinstance(c, Acquire | Release)}
+        self.changes += len(changed | {c.instance.gpu for c in commands if isinstance(c, CreateInstance)})
 
     def observe(self, now_ns: int) -> ClusterState:
         """Describe the cluster as it is now."""
         slots = sorted(self.slots.values(), key=lambda slot: slot.number)
-        held = tuple(g for g in self._inventory if g in self._geometry)
         return ClusterState(
-            held,
-            {g: self._geometry[g] for g in held},
+            tuple(g for g in self._inventory if g in self._held),
             tuple(slot.state(now_ns) for slot in slots),
             self.sub_clusters,
             self.routes,
@@ -134,7 +157,7 @@ class SimulatedCluster:
 
     def held(self) -> int:
         """Count the GPUs held now; those that still drain are not among them."""
-        return len(self._geometry)
+        return len(self._held)
 
     def gpu_seconds(self, since_ns: int, until_ns: int) -> float:
         """Add up the time that GPUs were held between two instants, the time they drain included."""
@@ -160,33 +183,49 @@ class SimulatedCluster:
 
     def _start(self, command: Command, now_ns: int) -> None:
         match command:
-            case Acquire(gpu, geometry):
-                self._acquire(gpu, geometry, command, now_ns)
-            case Repartition(gpu, geometry):
-                self._repartition(gpu, geometry, command, now_ns)
+            case Acquire(gpu):
+                self._acquire(gpu, command, now_ns)
             case Release(gpu):
                 self._release(gpu, command, now_ns)
-            case LoadModels(instance, services):
+            case CreateInstance(instance):
+                self._begin_instance(instance, command, now_ns)
+            case DestroyInstance(instance):
+                self._destroy(self._slot(instance, command), now_ns)
+            case SetShare(instance, gpu_percent):
                 slot = self._slot(instance, command)
-                begin, idle = max(now_ns, slot.created_ns, slot.free_ns), max(now_ns, slot.created_ns, slot.loaded_ns)
-                slot.loading = tuple(sorted({*slot.loading, *services} if now_ns < slot.loaded_ns else services))
-                slot.services = tuple(sorted({*slot.services, *slot.loading}))
-                slot.free_ns = slot.loaded_ns = begin + round(self._delays.model_load_s * 1e9)
-                share = 1 / sum(other.instance.gpu == slot.instance.gpu for other in self.slots.values())
-                self._away.append(Away(slot.instance.gpu, idle, slot.free_ns, share))
-            case UnloadModels(instance, services):
+                slot.instance = replace(slot.instance, gpu_percent=gpu_percent)
+                self._load(slot, slot.services, now_ns)
+            case StartReplicas(instance, services, batching):
+                slot = self._slot(instance, command)
+                self._load(slot, services, now_ns)
+                slot.batching = {**slot.batching, **dict(zip(services, batching, strict=True))}
+            case Drain(instance, _):
+                self._slot(instance, command)  # what a batch holds is answered whatever happens to its instance
+            case StopReplicas(instance, services):
                 slot = self._slot(instance, command)
                 slot.services = tuple(s for s in slot.services if s not in services)
                 slot.loading = tuple(s for s in slot.loading if s not in services)
-            case Regroup(sub_clusters, routes):
+                slot.batching = {s: b for s, b in slot.batching.items() if s not in services}
+            case SetBatching(instance, services, batching):
+                slot = self._slot(instance, command)
+                slot.batching = {**slot.batching, **dict(zip(services, batching, strict=True))}
+            case SetRoutes(sub_clusters, routes):
                 if any(r.weight != 1.0 or r.up_to_size != inf for r in routes):
                     raise Unsupported("requests cannot be split by weight or size in replay", command=command)
                 self.sub_clusters, self.routes = sub_clusters, routes
             case _:
                 assert_never(command)
 
-    def _acquire(self, gpu: str, geometry: Geometry | None, command: Command, now_ns: int) -> None:
-        if gpu not in self._inventory or gpu in self._geometry:
+    def _load(self, slot: Slot, services: Sequence[str], now_ns: int) -> None:
+        begin, idle = max(now_ns, slot.created_ns, slot.free_ns), max(now_ns, slot.created_ns, slot.loaded_ns)
+        slot.loading = tuple(sorted({*slot.loading, *services} if now_ns < slot.loaded_ns else services))
+        slot.services = tuple(sorted({*slot.services, *slot.loading}))
+        slot.free_ns = slot.loaded_ns = begin + round(self._delays.model_load_s * 1e9)
+        share = 1 / sum(other.instance.gpu == slot.instance.gpu for other in self.slots.values())
+        self._away.append(Away(slot.instance.id, idle, slot.free_ns, share))
+
+    def _acquire(self, gpu: str, command: Command, now_ns: int) -> None:
+        if gpu not in self._inventory or gpu in self._held:
             raise Failed(f"GPU {gpu} is not there to be acquired", command=command)
         draining = next((h for h in reversed(self.holds) if h.gpu == gpu and (h.until_ns or 0) > now_ns), None)
         begin = now_ns
@@ -195,43 +234,65 @@ class SimulatedCluster:
             draining.until_ns = None
         else:
             self.holds.append(Hold(gpu, now_ns))
-        self._geometry[gpu] = geometry
-        created = begin if geometry is None else begin + round(self._delays.repartition_s * 1e9)
-        self._create(gpu, created)
-        if created > begin:
-            self._away.append(Away(gpu, begin, created))
-
-    def _repartition(self, gpu: str, geometry: Geometry | None, command: Command, now_ns: int) -> None:
-        if gpu not in self._geometry:
-            raise Failed(f"GPU {gpu} is not held", command=command)
-        drained = self._destroy(gpu, now_ns)
-        self._geometry[gpu] = geometry
-        created = drained + round(self._delays.repartition_s * 1e9)
-        self._create(gpu, created)
-        self._away.append(Away(gpu, now_ns, created))
+        self._held[gpu] = _Held(begin)
 
     def _release(self, gpu: str, command: Command, now_ns: int) -> None:
-        if gpu not in self._geometry:
+        if gpu not in self._held:
             raise Failed(f"GPU {gpu} is not held", command=command)
-        drained = self._destroy(gpu, now_ns)
-        del self._geometry[gpu]
+        if any(slot.instance.gpu == gpu for slot in self.slots.values()):
+            raise Busy(f"GPU {gpu} still has instances", command=command)
         hold = next(h for h in reversed(self.holds) if h.gpu == gpu)
-        hold.until_ns = drained
-        self._away.append(Away(gpu, now_ns, drained))
+        hold.until_ns = max(now_ns, self._held.pop(gpu).free_ns)
 
-    def _create(self, gpu: str, at_ns: int) -> None:
-        place, known = self._inventory[gpu]
-        for n, instance in enumerate(instances_of(known, self._geometry[gpu])):
-            number = place * INSTANCES_A_GPU + n
-            self.slots[instance.id] = Slot(instance, number, at_ns, at_ns, at_ns)
+    def _begin_instance(self, instance: Instance, command: Command, now_ns: int) -> None:
+        """Create an instance; a GPU that is not, or no longer, whole takes its time for that."""
+        held = self._held.get(instance.gpu)
+        if held is None:
+            raise Failed(f"GPU {instance.gpu} is not held", command=command)
+        if instance.id in self.slots:
+            raise Failed(f"the instance {instance.id} is there already", command=command)
+        if problem := self._in_the_way(instance):
+            raise Busy(problem, command=command)
+        begin = max(now_ns, held.free_ns)
+        held.cut = held.cut or instance.profile != WHOLE_GPU
+        created = begin + (round(self._delays.repartition_s * 1e9) if held.cut else 0)
+        held.cut = instance.profile != WHOLE_GPU
+        self._create(instance, created)
+        if created > begin:
+            self._away.append(Away(instance.id, begin, created, self._part(instance)))
 
-    def _destroy(self, gpu: str, now_ns: int) -> int:
-        """Remove a GPU's instances, with what they were still waiting for; return when the last batch on them ends."""
+    def _in_the_way(self, instance: Instance) -> str | None:
+        """Say why an instance does not fit beside those that are there."""
+        others = [slot.instance for slot in self.slots.values() if slot.instance.gpu == instance.gpu]
+        if others and WHOLE_GPU in {i.profile for i in (instance, *others)}:
+            return f"{others[0].id} is where {instance.id} should be"
+        if not others:
+            return None
+        model = self._inventory[instance.gpu][1].model
+        placements = tuple(sorted(Placed(i.start, i.profile) for i in (instance, *others)))
+        return validate(model, Geometry(model, placements))
+
+    def _part(self, instance: Instance) -> float:
+        """Return the part of its GPU's memory that an instance has."""
+        return min(1.0, instance.memory_gib / self._inventory[instance.gpu][1].memory_gib)
+
+    def _create(self, instance: Instance, at_ns: int) -> Slot:
+        place, _ = self._inventory[instance.gpu]
+        number = place * INSTANCES_A_GPU + instance.start
+        self.slots[instance.id] = Slot(instance, number, at_ns, at_ns, at_ns)
+        return self.slots[instance.id]
+
+    def _destroy(self, slot: Slot, now_ns: int) -> None:
+        """Remove an instance with what it was still waiting for; its GPU is free once its last batch ends."""
+        instance = slot.instance
         for away in self._away:
-            if away.gpu == gpu and away.until_ns > now_ns:
+            if away.instance == instance.id and away.until_ns > now_ns:
                 away.until_ns = max(away.since_ns, now_ns)
-        gone = [key for key, slot in self.slots.items() if slot.instance.gpu == gpu]
-        return max([now_ns, *(self.slots.pop(key).busy_ns for key in gone)])
+        del self.slots[instance.id]
+        if slot.busy_ns > now_ns:
+            self._away.append(Away(instance.id, now_ns, slot.busy_ns, self._part(instance)))
+        held = self._held[instance.gpu]
+        held.free_ns = max(held.free_ns, slot.busy_ns)
 
     def _slot(self, instance: str, command: Command) -> Slot:
         if instance not in self.slots:

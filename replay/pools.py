@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from partita.model.cluster import Batching, OptionValue, SubCluster
 from partita.model.service import INFEASIBLE_NS, Service
 from partita.model.staggered import Overheads
 from partita.ports import Pool
+
+BLIND_DISCIPLINES = ("timeout", "triton")
+"""Disciplines that look at no deadline when they form a batch."""
 
 
 class PoolMaker:
@@ -42,23 +46,31 @@ class PoolMaker:
             data_ns=round(o.data_s * 1e9),
             response_ns=round(o.response_s * 1e9),
             jitter_ns=round(o.jitter_s * 1e9),
-            parameters=_parameters(group.batching),
+            parameters=_parameters(group.batching[0]) if group.batching else {},
+            by_service=self._by_service(group),
         )
+
+    def _by_service(self, group: SubCluster) -> tuple[Mapping[str, OptionValue], ...]:
+        """Return the parameters of each service of the run; none of those that the group does not serve."""
+        own: list[Mapping[str, OptionValue]] = [{}] * len(self._services)
+        for name, batching in zip(group.services, group.batching, strict=True):
+            own[self._index[name]] = _parameters(batching)
+        return tuple(own)
 
     def _latencies(self, group: SubCluster) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the largest batch by service, and latencies on the slowest of the group's profiles.
 
-        The largest batch is the one the SLO allows (half of it for timeout batching, which waits without looking at
-        deadlines), or the batching's own limit.
+        The largest batch is the one the SLO allows (half of it for batching that waits without looking at deadlines),
+        or the batching's own limit; what `triton` is set to it runs, whatever the SLO.
         """
         profiles = tuple(sorted({i.profile for i in group.instances}))
-        key = (profiles, group.services, group.batching)
+        key = (profiles, group.services, tuple((b.discipline, b.max_batch) for b in group.batching))
         if key not in self._tables:
             largest = np.ones(len(self._services), np.int64)
             rows: list[NDArray[np.int64]] = [np.zeros(3, np.int64)] * len(self._services)
             for name, batching in zip(group.services, group.batching, strict=True):
                 service = self._services[self._index[name]]
-                budget = service.slo_s / 2 if batching.discipline == "timeout" else service.slo_s
+                budget = _budget_s(service, batching)
                 limit = min((service.largest_batch(p, budget) for p in profiles), default=1)
                 limit = max(1, min(limit, batching.max_batch or limit))
                 tables = [curve.table_ns(limit) for p in profiles if (curve := service.curve(p)) is not None]
@@ -73,8 +85,13 @@ class PoolMaker:
         return self._tables[key]
 
 
-def _parameters(batching: Sequence[Batching]) -> Mapping[str, OptionValue]:
-    """Return the parameters of a sub-cluster's discipline: those of its first service."""
-    if not batching:
-        return {}
-    return {**dict(batching[0].options), "timeout_ms": batching[0].timeout_s * 1e3}
+def _budget_s(service: Service, batching: Batching) -> float:
+    """Say how long a batch may run at most."""
+    if batching.discipline not in BLIND_DISCIPLINES:
+        return service.slo_s
+    return inf if batching.discipline == "triton" and batching.max_batch is not None else service.slo_s / 2
+
+
+def _parameters(batching: Batching) -> Mapping[str, OptionValue]:
+    """Return a batching as a discipline is given it."""
+    return {**dict(batching.options), "timeout_ms": batching.timeout_s * 1e3}

@@ -57,11 +57,14 @@ class Rehearser:
     def _try(self, group: SubCluster) -> str:
         """Let the group's discipline serve nothing."""
         first = group.batching[0]
-        if any(replace(b, max_batch=first.max_batch) != first for b in group.batching):
-            return "its services must batch alike but for their largest batch"
+        if any(b.discipline != first.discipline for b in group.batching):
+            return "its services must batch alike: they name different disciplines"
         discipline = self._disciplines.get(first.discipline)
         if discipline is None:
             return f"no discipline is named {first.discipline!r}; there are: {', '.join(sorted(self._disciplines))}"
+        differ = any(replace(b, max_batch=first.max_batch) != first for b in group.batching)
+        if differ and not getattr(discipline, "by_service", False):
+            return "its services must batch alike but for their largest batch"
         nobody = np.empty(0, np.int64)
         try:
             state = discipline.initial_state(len(self._services))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.errors import Failed
 from partita.kernels.splice import splice
 from partita.kernels.tally import DROPPED_COUNT, GOOD, LATE, OFFERED, add_per_second
 from partita.model.cluster import ClusterState
@@ -18,7 +19,7 @@ from partita.model.load import Arrivals, Load, Outcome
 from partita.model.plan import Command
 from partita.model.service import Service
 from partita.model.staggered import Overheads
-from partita.ports import Discipline, LogView
+from partita.ports import Capabilities, Discipline, LogView
 from partita.replay.cluster import SimulatedCluster
 from partita.replay.pools import PoolMaker
 from partita.replay.score import Holding, Score, Tally
@@ -222,9 +223,18 @@ class ReplayExecutor:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._term = 0
 
-    async def apply(self, commands: Sequence[Command]) -> None:
+    @property
+    def capabilities(self) -> Capabilities:
+        """Say what the simulated cluster can do: everything."""
+        return Capabilities()
+
+    async def apply(self, commands: Sequence[Command], *, term: int = 0) -> None:
         """Start commands at the present instant."""
+        if commands and term < self._term:
+            raise Failed(f"term {term} is over: term {self._term} has acted", command=commands[0])
+        self._term = term
         self._world.cluster.apply(commands, self._world.now_ns)
 
     async def observe(self) -> ClusterState:

@@ -39,6 +39,13 @@ class Database:
                 asyncio.run(apply_migrations(dsn))
             yield dsn
 
+    def revive(self) -> None:
+        """Bring the embedded server up again, should it have ended; a server of the operator's is left alone."""
+        if self.dsn is None:
+            from partita.store import embedded
+
+            embedded.ensure_running(self.data_dir, keep=False)
+
 
 def database_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --dsn and --data-dir to a command, which takes them as one `Database` in its argument `database`."""

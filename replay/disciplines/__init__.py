@@ -3,8 +3,9 @@
 from partita.ports import Discipline
 from partita.replay.disciplines.deferred import Deferred, Eager
 from partita.replay.disciplines.timeout import Timeout
+from partita.replay.disciplines.triton import Triton
 
-DISCIPLINES: tuple[Discipline, ...] = (Deferred(), Eager(), Timeout())
+DISCIPLINES: tuple[Discipline, ...] = (Deferred(), Eager(), Timeout(), Triton())
 """The built-in disciplines; plugins add more."""
 
-__all__ = ["DISCIPLINES", "Deferred", "Eager", "Timeout"]
+__all__ = ["DISCIPLINES", "Deferred", "Eager", "Timeout", "Triton"]

@@ -4,6 +4,7 @@ PartitaError
 ├── ConfigError              a setting is missing or wrong (names file, key, value)
 ├── TraceError               a trace or log cannot be used (names file, row, column)
 ├── StoreError               the database is away or its schema is not ours
+│   └── NotLeading           another controller leads, or our own term is over
 ├── ForecastError            too little history for the model asked
 ├── PlanError
 │   ├── InvalidGeometry      the GPU model does not allow it (carries gpu and geometry)
@@ -55,6 +56,10 @@ class TraceError(PartitaError):
 
 class StoreError(PartitaError):
     """The database is away or its schema is not ours."""
+
+
+class NotLeading(StoreError):
+    """Another controller leads, or our own term is over: nothing may be done any more."""
 
 
 class ForecastError(PartitaError):

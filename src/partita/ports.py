@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.model.cluster import ClusterState
+from partita.model.cluster import ClusterState, Instance, Route, SubCluster
 from partita.model.load import Arrivals, Forecast, Load, Outcome
 from partita.model.plan import Command, Decision, OptionValue, Plan
 
@@ -30,6 +30,8 @@ class LogView:
     outcomes: Mapping[str, Outcome]
     recent: Arrivals | None
     recent_span_s: tuple[float, float]
+    missing: str = ""
+    """Why the log could not be read; what stands beside it is then the last that was known."""
 
 
 class RequestLog(Protocol):
@@ -40,15 +42,69 @@ class RequestLog(Protocol):
         ...
 
 
-class Executor(Protocol):
-    """What turns commands into instances; `apply` only starts work, progress shows in the next `observe`."""
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an executor can do, so that nothing else is planned for it.
 
-    async def apply(self, commands: Sequence[Command]) -> None:
-        """Start carrying out these commands, in order."""
+    `disciplines` None means any; `partition`: instances can be created and destroyed inside a GPU; `shares`: GPU% can
+    be set.
+    """
+
+    disciplines: tuple[str, ...] | None = None
+    partition: bool = True
+    shares: bool = True
+
+
+ANYTHING = Capabilities()
+
+
+class Executor(Protocol):
+    """What turns commands into instances; `apply` may only start work, progress shows in the next `observe`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Say what this executor can do."""
+        ...
+
+    async def apply(self, commands: Sequence[Command], *, term: int = 0) -> None:
+        """Start carrying out these commands, in order, acting only where the world differs from what they want.
+
+        `term` is the leadership under which they were written; an executor that has seen a later one refuses with
+        Failed. Busy means that nothing was done and that trying later may help; Unsupported that it never will; Failed
+        that the world must be looked at again.
+        """
         ...
 
     async def observe(self) -> ClusterState:
         """Look at the cluster as it is now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a cluster has no place of its own for: GPUs held, instances, sub-clusters and routes in force.
+
+    `draining` lists the replicas, as (instance, service), that routes must leave out; `term` is the leadership that
+    wrote the page.
+    """
+
+    held: tuple[str, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    sub_clusters: tuple[SubCluster, ...] = ()
+    routes: tuple[Route, ...] = ()
+    draining: tuple[tuple[str, str], ...] = ()
+    term: int = 0
+
+
+class Book(Protocol):
+    """Where an executor keeps its page, so that it outlives the controller; gateways read their routes there too."""
+
+    async def read(self) -> Page:
+        """Return the page as it was last written, or an empty one."""
+        ...
+
+    async def write(self, page: Page) -> None:
+        """Replace the page; Failed if a later term has written it."""
         ...
 
 
@@ -111,7 +167,8 @@ class Pool:
     All service arrays cover every service of the run; `active` lists the rows that this pool serves. `latency_ns` has
     shape ``(services, batches)``: entry [s, b] is how long a batch of b takes, with at least one unmeasured batch after
     the last feasible one. `free_at_ns` (one entry an instance) says when each can start its next batch; a discipline
-    moves it forward. `number` is the instance's place in the inventory, which is rising.
+    moves it forward. `number` is the instance's place in the inventory, which is rising. `parameters` are those of all
+    its services, or of the first one where `by_service` gives each its own.
     """
 
     active: NDArray[np.int64]
@@ -125,6 +182,11 @@ class Pool:
     response_ns: int = 0
     jitter_ns: int = 0
     parameters: Mapping[str, OptionValue] = field(default_factory=dict)
+    by_service: Sequence[Mapping[str, OptionValue]] = ()
+
+    def parameters_of(self, service: int) -> Mapping[str, OptionValue]:
+        """Return the parameters of one service."""
+        return self.by_service[service] if self.by_service else self.parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +214,9 @@ class Discipline(Protocol):
 
     `advance` must be resumable: cutting the time into other intervals gives the same batches. It may use only arrivals
     that have happened, and may change `pool.free_at_ns` and the state it is given, nothing else.
+
+    The services of a pool batch alike but for their largest batch, unless the discipline has a true attribute
+    `by_service`: then it takes each service's parameters from `pool.parameters_of`.
     """
 
     @property

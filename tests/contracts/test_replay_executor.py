@@ -28,4 +28,4 @@ class TestReplayExecutor(ExecutorContract):
             world.advance(world.now_ns + 500_000_000)
             world.advance(max(world.now_ns, world.cluster.settled_at_ns()))
 
-        return Subject(ReplayExecutor(world), inventory, halves, settle)
+        return Subject(ReplayExecutor(world), inventory, settle, halves)

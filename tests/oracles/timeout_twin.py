@@ -6,7 +6,9 @@ the kernel but the protocol `partita.ports.Discipline`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from oracles.deferred_twin import Request, account
 
@@ -39,19 +41,21 @@ class TimeoutTwin:
             queue += [Request(int(arrivals.ns[row]), float(arrivals.size[row])) for row in rows]
         present = [list(queue) for queue in state.queues]
         batches: list[tuple[int, int, int, int, int]] = []
-        delay = round(float(pool.parameters.get("timeout_ms", 0.0)) * 1e6)
-        rejects = pool.parameters.get("queue_policy") == "reject"
-        lowest_number = pool.parameters.get("gpu_choice", "min-id") == "min-id"
         free_at = [int(ns) for ns in pool.free_at_ns]
         active = [int(s) for s in pool.active]
+        delays = {s: round(float(pool.parameters_of(s).get("timeout_ms", 0.0)) * 1e6) for s in active}
+        lowest_number = pool.parameters_of(active[0]).get("gpu_choice", "min-id") == "min-id"
         while free_at and any(state.queues[s] for s in active):
-            ready = {s: _ready_at(state.queues[s], int(pool.max_batch[s]), delay) for s in active if state.queues[s]}
+            ready = {
+                s: _ready_at(state.queues[s], int(pool.max_batch[s]), delays[s]) for s in active if state.queues[s]
+            }
             now = max(state.at_ns, min(free_at), min(ready.values()))
             if now >= until_ns:
                 break
             s = min((s for s in ready if ready[s] <= now), key=lambda s: (state.queues[s][0].ns, s))
             queue = state.queues[s]
-            hopeless = [request for request in queue if rejects and request.ns + pool.slo_ns[s] <= now]
+            limit = _limit_ns(pool, s)
+            hopeless = [request for request in queue if limit is not None and request.ns + limit <= now]
             if hopeless:
                 for request in hopeless:
                     request.finish_ns = -1
@@ -75,3 +79,11 @@ def _ready_at(queue: list[Request], largest: int, delay: int) -> int:
     """Return when the next batch may go: the oldest request has waited for `delay`, or a largest batch is there."""
     patient = queue[0].ns + delay
     return patient if len(queue) < largest else min(patient, queue[largest - 1].ns)
+
+
+def _limit_ns(pool: Pool, s: int) -> int | None:
+    """Return after how long a service's requests are rejected; None if they are not."""
+    own: Mapping[str, Any] = pool.parameters_of(s)
+    if own.get("queue_policy") != "reject":
+        return None
+    return round(own["queue_timeout_ms"] * 1e6) if "queue_timeout_ms" in own else int(pool.slo_ns[s])

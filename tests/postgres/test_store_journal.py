@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from partita import __version__
 from partita.errors import StoreError
-from partita.mig import parse
 from partita.model.cluster import Instance
 from partita.model.load import Forecast
 from partita.model.plain import to_plain
@@ -22,33 +21,43 @@ from partita.model.plan import (
     Appraisal,
     Batching,
     Command,
+    CreateInstance,
     Decision,
+    DestroyInstance,
+    Drain,
     HeldGpu,
-    LoadModels,
     Objective,
     Opinion,
     Plan,
-    Regroup,
     Release,
-    Repartition,
     Route,
+    SetBatching,
+    SetRoutes,
+    SetShare,
+    StartReplicas,
+    StopReplicas,
     SubCluster,
-    UnloadModels,
 )
+from partita.model.revive import command_from_plain
 from partita.ports import Journal, Tick
 from partita.store.connection import Connection, connect
 from partita.store.journal import PostgresJournal, begin_run, list_decisions, list_runs, read_decision
 
 GROUP = SubCluster("all", (Instance("g0", "g0", 80.0),), ("é s",), (Batching("deferred"),))
 PLAN = Plan((HeldGpu("g0"),), (GROUP,), (Route("é s", "all"),), reason="one is enough")
-COMMANDS: tuple[Command, ...] = (
-    Acquire("g0", None, "needed"),
-    Repartition("g1", parse("A100-80GB", "7x1g.10gb"), "smaller"),
-    LoadModels("g0", ("é s",), "serve"),
-    UnloadModels("g2", ("t",), "idle"),
-    Release("g2", "idle"),
-    Regroup((GROUP,), (Route("é s", "all"),), "new routes"),
+COMMANDS: tuple[tuple[Command, str], ...] = (
+    (Acquire("g0", "needed"), "g0"),
+    (CreateInstance(Instance("g1/1g.10gb@0", "g1", 9.5, "1g.10gb"), "smaller"), "g1/1g.10gb@0"),
+    (SetShare("g1/1g.10gb@0", 60.0, "sized"), "g1/1g.10gb@0"),
+    (StartReplicas("g0", ("é s",), (Batching("timeout", 0.01, 8, (("queue_policy", "reject"),)),), "serve"), "g0"),
+    (SetBatching("g3", ("t",), (Batching("eager"),), "sooner"), "g3"),
+    (SetRoutes((GROUP,), (Route("é s", "all"),), "new routes"), "routes"),
+    (Drain("g2", ("t",), "idle"), "g2"),
+    (StopReplicas("g2", ("t",), "idle"), "g2"),
+    (DestroyInstance("g2", "idle"), "g2"),
+    (Release("g2", "idle"), "g2"),
 )
+"""Each command there is, and what it acts on."""
 
 
 def on(dsn: str, work: Callable[[Connection], Coroutine[Any, Any, Any]]) -> Any:
@@ -65,7 +74,7 @@ def forecast(made_at_s: float, levels: int = 3, steps: int = 4) -> Forecast:
 
 
 def decision(tick: int, *, acts: bool) -> Decision:
-    appraisal = Appraisal("symphony: 1", PLAN, 1, 0.995, 0.001, 0.0, "t", 0.17, 0.01, 6, {"own": -0.5})
+    appraisal = Appraisal("symphony: 1", PLAN, 1, 0.995, 0.001, 0.0, "t", 0.17, 0.01, 10, {"own": -0.5})
     return Decision(
         tick=tick,
         at_s=10.0 * tick,
@@ -74,7 +83,7 @@ def decision(tick: int, *, acts: bool) -> Decision:
         reason="saves 3 %" if acts else "within the margin",
         opinions=(Opinion("symphony", "propose_capacity", "load falls"), Opinion("odd", "veto", "", "raised")),
         candidates=(appraisal,),
-        commands=COMMANDS if acts else (),
+        commands=tuple(command for command, _ in COMMANDS) if acts else (),
         objective=Objective(),
         offered_rps=12.5,
         forecast_rps=13.25,
@@ -117,7 +126,7 @@ def test_all_of_a_run_is_written_once(pg_dsn: str, batch_ticks: int) -> None:
         tables = ("decision", "plan", "command", "forecast")
         return {t: await connection.fetchval(f"SELECT count(*) FROM {t} WHERE run = $1", run) for t in tables}
 
-    assert on(pg_dsn, count) == {"decision": 10, "plan": 2, "command": 12, "forecast": 10 + 2}
+    assert on(pg_dsn, count) == {"decision": 10, "plan": 2, "command": 20, "forecast": 10 + 2}
 
 
 def test_a_decision_comes_back_whole(pg_dsn: str) -> None:
@@ -128,10 +137,12 @@ def test_a_decision_comes_back_whole(pg_dsn: str) -> None:
         assert found[key] == wanted[key], key
     assert found["candidates"] == [{k: v for k, v in wanted["candidates"][0].items() if k != "plan"}]
     assert found["plan"] == to_plain(PLAN)
-    verbs = ["Acquire", "Repartition", "LoadModels", "UnloadModels", "Release", "Regroup"]
-    assert [command["verb"] for command in found["commands"]] == verbs
-    assert [command["target"] for command in found["commands"]] == ["g0", "g1", "g0", "g2", "g2", "cluster"]
+    assert {type(command) for command, _ in COMMANDS} == set(get_args(Command))
+    assert [command["verb"] for command in found["commands"]] == [type(command).__name__ for command, _ in COMMANDS]
+    assert [command["target"] for command in found["commands"]] == [target for _, target in COMMANDS]
     assert [command["detail"] for command in found["commands"]] == wanted["commands"]
+    read = [command_from_plain({"verb": c["verb"], **c["detail"]}) for c in found["commands"]]
+    assert read == [command for command, _ in COMMANDS]
     assert {(command["state"], command["term"]) for command in found["commands"]} == {("written", 4)}
     assert found["run"]["id"] == run
     assert (found["run"]["policy"], found["run"]["scenario"]) == ("symphony", {"seed": 1})

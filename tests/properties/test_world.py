@@ -17,7 +17,7 @@ from partita.controller.commands import commands_for
 from partita.controller.reconcile import Wishes, build
 from partita.mig import Geometry
 from partita.model.cluster import Batching
-from partita.model.plan import Placement, Plan, UnloadModels
+from partita.model.plan import Placement, Plan, StopReplicas
 from partita.model.service import Service
 from partita.model.staggered import Overheads
 from partita.replay.cluster import Delays, SimulatedCluster
@@ -395,7 +395,7 @@ def test_an_instance_without_its_models_serves_nothing() -> None:
     cluster, services = one_gpu("a", "b")
     world = make_world(services, [np.arange(20) * SECOND // 10, np.empty(0, np.int64)], cluster, span_s=2.0)
     world.advance(SECOND // 2)
-    cluster.apply([UnloadModels("gpu0", ("b",), "by someone else")], world.now_ns)
+    cluster.apply([StopReplicas("gpu0", ("b",), "by someone else")], world.now_ns)
     world.advance(SECOND)
     score = world.finish()
     assert (score.offered, score.good, score.dropped) == (10, 5, 5)

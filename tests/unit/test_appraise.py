@@ -7,19 +7,34 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from miniature import cut, gpus, service
+from miniature import DEFERRED, gpus, service
 
 from partita.controller.appraise import CERTAINTY, Prices, appraise
 from partita.controller.reconcile import Wishes, build
-from partita.model.cluster import Batching, Instance, SubCluster
-from partita.model.plan import Acquire, Appraisal, Command, LoadModels, Objective, Plan, Regroup, Release, Repartition
+from partita.model.cluster import Instance, SubCluster
+from partita.model.plan import (
+    Acquire,
+    Appraisal,
+    Command,
+    CreateInstance,
+    DestroyInstance,
+    Drain,
+    Objective,
+    Plan,
+    Release,
+    SetBatching,
+    SetRoutes,
+    SetShare,
+    StartReplicas,
+    StopReplicas,
+)
 from partita.replay.cluster import Delays
 from partita.replay.rehearsal import Rehearsed
 
 SERVICES = (service("a", attainment=0.99), service("b", attainment=0.9), service("c"))
 INVENTORY = gpus(3, price=2.0)
 PRICES = Prices(Delays(model_load_s=36.0, repartition_s=18.0), INVENTORY)
-WISHES = Wishes({g.id: None for g in INVENTORY}, {s.name: Batching("deferred") for s in SERVICES})
+WISHES = Wishes({g.id: None for g in INVENTORY}, {s.name: DEFERRED for s in SERVICES})
 
 
 def judge(
@@ -72,24 +87,35 @@ def test_cost_is_the_price_over_the_period_and_the_terms() -> None:
     assert judge(None, terms={"p.bonus": -0.25, "q.malus": 0.5}).cost == pytest.approx(1.0 + 0.25)
 
 
+WHOLE = [Instance(name, name, 80.0) for name in ("gpu0", "gpu1")]
+HALVES = [Instance(f"halved/{n}", "halved", 40.0, "3g.40gb", 4 * n) for n in range(2)]
+
+
+def start(instance: str) -> Command:
+    return StartReplicas(instance, ("a",), (DEFERRED,), "")
+
+
 @pytest.mark.parametrize(
     ("commands", "gpu_seconds"),
     [
         ([], 0),
-        ([Regroup((), (), ""), Release("gpu0", "")], 0),
-        ([Acquire("gpu0", None, "")], 0),
-        ([Acquire("gpu0", None, ""), LoadModels("gpu0", ("a",), "")], 36),
-        ([Acquire("gpu0", cut("3g.40gb@0,3g.40gb@4"), "")], 18),
-        ([Repartition("gpu0", None, ""), LoadModels("gpu0", ("a",), "")], 18 + 36),
-        ([LoadModels("halved/0", ("a",), ""), LoadModels("halved/1", ("a",), "")], 36),
-        ([LoadModels("halved/1", ("a",), "")], 18),
-        ([LoadModels("gpu0", ("a",), ""), LoadModels("gpu1", ("a",), "")], 72),
+        ([SetRoutes((), (), ""), DestroyInstance("gpu0", ""), Release("gpu0", "")], 0),
+        ([SetBatching("gpu0", ("a",), (DEFERRED,), "")], 0),
+        ([Drain("gpu0", ("a",), ""), StopReplicas("gpu0", ("a",), "")], 0),
+        ([Acquire("gpu0", ""), CreateInstance(WHOLE[0], "")], 0),
+        ([Acquire("gpu0", ""), CreateInstance(WHOLE[0], ""), start("gpu0")], 36),
+        ([Acquire("halved", ""), *(CreateInstance(half, "") for half in HALVES)], 18),
+        ([Acquire("halved", ""), CreateInstance(HALVES[1], "")], 9),
+        ([DestroyInstance("gpu0/3g.40gb@0", ""), CreateInstance(WHOLE[0], ""), start("gpu0")], 18 + 36),
+        ([DestroyInstance("gpu1/3g.40gb@0", ""), CreateInstance(WHOLE[0], ""), start("gpu0")], 36),
+        ([start("halved/0"), start("halved/1")], 36),
+        ([start("halved/1")], 18),
+        ([SetShare("halved/1", 50.0, "")], 18),
+        ([start("gpu0"), start("gpu1")], 72),
     ],
 )
 def test_a_change_costs_the_time_that_gpus_are_away(commands: list[Command], gpu_seconds: float) -> None:
-    """A GPU of two instances is half away while one of them loads."""
-    whole = [Instance(name, name, 80.0) for name in ("gpu0", "gpu1")]
-    halves = [Instance(f"halved/{n}", "halved", 40.0, "3g.40gb", 4 * n) for n in range(2)]
-    group = SubCluster("g", (*whole, *halves), ("a",), (Batching("deferred"),))
+    """A GPU of two instances is half away while one of them loads or is made."""
+    group = SubCluster("g", (*WHOLE, *HALVES), ("a",), (DEFERRED,))
     prices = Prices(PRICES.delays, (*INVENTORY, replace(INVENTORY[0], id="halved")))
     assert prices.change(commands, Plan((), (group,), ())) == pytest.approx(2.0 * gpu_seconds / 3600)

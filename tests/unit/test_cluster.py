@@ -7,24 +7,30 @@ from collections.abc import Sequence
 import pytest
 from miniature import SECOND, cut, gpus
 
-from partita.errors import Failed
+from partita.errors import Busy, Failed
+from partita.mig import Geometry
 from partita.model.cluster import Batching, Route, Status, SubCluster, instances_of
 from partita.model.plan import (
     Acquire,
     Command,
+    CreateInstance,
+    DestroyInstance,
+    Drain,
     HeldGpu,
-    LoadModels,
     Plan,
-    Regroup,
     Release,
-    Repartition,
-    UnloadModels,
+    SetBatching,
+    SetRoutes,
+    SetShare,
+    StartReplicas,
+    StopReplicas,
 )
 from partita.replay.cluster import Delays, SimulatedCluster
 
 INVENTORY = gpus(3)
 DELAYS = Delays(model_load_s=20.0, repartition_s=4.0)
-DEFERRED = Batching("deferred")
+DEFERRED, EAGER = Batching("deferred"), Batching("eager")
+HALVES, SEVENTHS = cut("3g.40gb@0,3g.40gb@4"), cut("7x1g.10gb")
 
 
 def begin(held: int = 1) -> SimulatedCluster:
@@ -44,6 +50,30 @@ def at(seconds: float) -> int:
 
 def apply(cluster: SimulatedCluster, seconds: float, *commands: Command) -> None:
     cluster.apply(commands, at(seconds))
+
+
+def create(number: int, geometry: Geometry | None = None) -> list[Command]:
+    """Create all instances of a GPU."""
+    return [CreateInstance(i, "") for i in instances_of(INVENTORY[number], geometry)]
+
+
+def acquire(number: int, geometry: Geometry | None = None) -> list[Command]:
+    """Hold a GPU and create its instances."""
+    return [Acquire(INVENTORY[number].id, ""), *create(number, geometry)]
+
+
+def release(instance: str) -> list[Command]:
+    """Give back a GPU that is one instance."""
+    return [DestroyInstance(instance, ""), Release(instance, "")]
+
+
+def start(instance: str, *services: str) -> Command:
+    return StartReplicas(instance, services, (DEFERRED,) * len(services), "")
+
+
+def part(instances: int, geometry: Geometry | None) -> float:
+    """Return the part of a GPU's memory that so many of its instances have; a half has 39.25 GiB of 80."""
+    return sum(i.memory_gib for i in instances_of(INVENTORY[0], geometry)[:instances]) / INVENTORY[0].memory_gib
 
 
 def status(cluster: SimulatedCluster, seconds: float, instance: str) -> Status | None:
@@ -78,7 +108,7 @@ def test_it_begins_as_the_plan_says_and_at_no_cost() -> None:
 
 def test_a_gpu_acquired_whole_is_there_at_once_and_loads() -> None:
     cluster = begin()
-    apply(cluster, 10, Acquire("gpu1", None, ""), LoadModels("gpu1", ("a", "b"), ""))
+    apply(cluster, 10, *acquire(1), start("gpu1", "a", "b"))
     state = cluster.observe(at(29.9)).state("gpu1")
     assert state is not None
     assert (state.status, state.loaded, state.loading) == (Status.LOADING, (), ("a", "b"))
@@ -92,20 +122,19 @@ def test_a_gpu_acquired_whole_is_there_at_once_and_loads() -> None:
 
 def test_a_gpu_acquired_in_parts_is_partitioned_first() -> None:
     cluster = begin()
-    halves = cut("3g.40gb@0,3g.40gb@4")
-    apply(cluster, 10, Acquire("gpu1", halves, ""), LoadModels("gpu1/3g.40gb@0", ("a",), ""))
+    apply(cluster, 10, *acquire(1, HALVES), start("gpu1/3g.40gb@0", "a"))
     assert status(cluster, 13.9, "gpu1/3g.40gb@0") is Status.CREATING
     assert status(cluster, 14, "gpu1/3g.40gb@0") is Status.LOADING
     assert status(cluster, 14, "gpu1/3g.40gb@4") is Status.READY
     assert status(cluster, 34, "gpu1/3g.40gb@0") is Status.READY
-    # 4 s of the whole GPU, then one of its two instances for 20 s.
-    assert away_s(cluster) == 4 + 20 / 2
+    # 4 s of each instance's memory, then one of the two for 20 s.
+    assert away_s(cluster) == pytest.approx(4 * part(2, HALVES) + 20 / 2)
 
 
 def test_what_loads_is_not_loaded_yet() -> None:
     cluster = begin()
-    apply(cluster, 10, UnloadModels("gpu0", ("b",), ""))
-    apply(cluster, 20, LoadModels("gpu0", ("c",), ""))
+    apply(cluster, 10, StopReplicas("gpu0", ("b",), ""))
+    apply(cluster, 20, start("gpu0", "c"))
     state = cluster.observe(at(25)).state("gpu0")
     assert state is not None
     assert (state.status, state.loaded, state.loading) == (Status.LOADING, ("a",), ("c",))
@@ -117,14 +146,14 @@ def test_what_loads_is_not_loaded_yet() -> None:
 def test_loading_waits_for_the_batch_that_runs() -> None:
     cluster = begin()
     run_until(cluster, "gpu0", 11.5)
-    apply(cluster, 10, LoadModels("gpu0", ("c",), ""))
+    apply(cluster, 10, start("gpu0", "c"))
     assert cluster.slots["gpu0"].free_ns == at(31.5)
 
 
 def test_a_second_load_follows_the_first_and_is_not_counted_twice() -> None:
     cluster = begin()
-    apply(cluster, 10, LoadModels("gpu0", ("c",), ""))
-    apply(cluster, 15, LoadModels("gpu0", ("d",), ""))
+    apply(cluster, 10, start("gpu0", "c"))
+    apply(cluster, 15, start("gpu0", "d"))
     state = cluster.observe(at(45)).state("gpu0")
     assert state is not None
     assert (state.loaded, state.loading) == (("a", "b"), ("c", "d"))
@@ -132,23 +161,78 @@ def test_a_second_load_follows_the_first_and_is_not_counted_twice() -> None:
     assert away_s(cluster) == 40
 
 
-def test_repartition_drains_then_cuts() -> None:
+def test_batching_changes_at_once_and_loads_nothing() -> None:
+    cluster = begin()
+    apply(cluster, 10, SetBatching("gpu0", ("b",), (EAGER,), ""))
+    state = cluster.observe(at(10)).state("gpu0")
+    assert state is not None
+    assert (state.status, dict(state.batching)) == (Status.READY, {"a": DEFERRED, "b": EAGER})
+    assert away_s(cluster) == 0
+
+
+def test_another_share_starts_what_is_there_again() -> None:
+    cluster = begin()
+    apply(cluster, 10, SetShare("gpu0", 40.0, ""))
+    state = cluster.observe(at(29.9)).state("gpu0")
+    assert state is not None
+    assert (state.instance.gpu_percent, state.status, state.loading) == (40.0, Status.LOADING, ("a", "b"))
+    assert status(cluster, 30, "gpu0") is Status.READY
+    assert away_s(cluster) == 20
+
+
+def test_what_drains_is_there_until_it_is_stopped() -> None:
+    cluster = begin()
+    before = cluster.observe(at(10))
+    apply(cluster, 10, Drain("gpu0", ("b",), ""))
+    assert cluster.observe(at(10)) == before
+    apply(cluster, 11, StopReplicas("gpu0", ("b",), ""))
+    state = cluster.observe(at(11)).state("gpu0")
+    assert state is not None
+    assert (state.loaded, dict(state.batching)) == (("a",), {"a": DEFERRED})
+
+
+def test_a_gpu_cut_anew_drains_first() -> None:
     cluster = begin()
     run_until(cluster, "gpu0", 12)
-    sevenths = cut("7x1g.10gb")
-    apply(cluster, 10, Repartition("gpu0", sevenths, ""))
+    apply(cluster, 10, DestroyInstance("gpu0", ""), *create(0, SEVENTHS))
     seen = cluster.observe(at(15.9))
-    assert seen.geometry["gpu0"] == sevenths
+    assert tuple(s.instance for s in seen.instances) == instances_of(INVENTORY[0], SEVENTHS)
     assert [s.instance.start for s in seen.instances] == [0, 1, 2, 3, 4, 5, 6]
     assert {s.status for s in seen.instances} == {Status.CREATING}
     assert {s.status for s in cluster.observe(at(16)).instances} == {Status.READY}
-    assert away_s(cluster) == 6  # 2 s to drain, 4 s to cut
+    assert away_s(cluster) == pytest.approx(2 + 4 * part(7, SEVENTHS))  # 2 s to drain, 4 s to cut
     assert held_s(cluster, 0, 100) == 100
+
+
+def test_a_gpu_made_whole_again_takes_as_long_as_cutting_it() -> None:
+    cluster = begin()
+    apply(cluster, 10, DestroyInstance("gpu0", ""), *create(0, SEVENTHS))
+    apply(cluster, 20, *(DestroyInstance(i.id, "") for i in instances_of(INVENTORY[0], SEVENTHS)), *create(0))
+    assert status(cluster, 23.9, "gpu0") is Status.CREATING
+    assert status(cluster, 24, "gpu0") is Status.READY
+    # What was whole already takes no time to be made again.
+    apply(cluster, 30, DestroyInstance("gpu0", ""), *create(0))
+    assert status(cluster, 30, "gpu0") is Status.READY
+    assert away_s(cluster) == pytest.approx(4 * part(7, SEVENTHS) + 4)
+
+
+def test_one_half_cut_anew_leaves_the_other_in_peace() -> None:
+    cluster = begin()
+    apply(cluster, 10, *acquire(1, HALVES), start("gpu1/3g.40gb@0", "a"), start("gpu1/3g.40gb@4", "b"))
+    run_until(cluster, "gpu1/3g.40gb@0", 52)
+    small = instances_of(INVENTORY[1], cut("2g.20gb@0,3g.40gb@4"))[0]
+    apply(cluster, 50, DestroyInstance("gpu1/3g.40gb@0", ""), CreateInstance(small, ""))
+    assert status(cluster, 50, "gpu1/3g.40gb@4") is Status.READY
+    assert status(cluster, 55.9, small.id) is Status.CREATING
+    assert status(cluster, 56, small.id) is Status.READY
+    # Both halves were cut and loaded; then one drained, and a quarter was made in its place.
+    quarter, half = 19.5 / 80, 39.25 / 80
+    assert away_s(cluster) == pytest.approx(4 * 2 * half + 20 + 2 * half + 4 * quarter)
 
 
 def test_numbers_of_instances_rise_with_the_gpus() -> None:
     cluster = begin(3)
-    apply(cluster, 1, Repartition("gpu1", cut("7x1g.10gb"), ""))
+    apply(cluster, 1, DestroyInstance("gpu1", ""), *create(1, SEVENTHS))
     numbers = [cluster.slots[s.instance.id].number for s in cluster.observe(at(2)).instances]
     assert numbers == sorted(set(numbers))
     assert [s.instance.gpu for s in cluster.observe(at(2)).instances] == ["gpu0", *["gpu1"] * 7, "gpu2"]
@@ -157,7 +241,7 @@ def test_numbers_of_instances_rise_with_the_gpus() -> None:
 def test_a_released_gpu_is_held_until_its_last_batch_ends() -> None:
     cluster = begin(2)
     run_until(cluster, "gpu1", 13)
-    apply(cluster, 10, Release("gpu1", ""))
+    apply(cluster, 10, *release("gpu1"))
     assert cluster.observe(at(11)).held == ("gpu0",)
     assert status(cluster, 11, "gpu1") is None
     assert held_s(cluster, 0, 100) == 100 + 13
@@ -169,36 +253,36 @@ def test_a_released_gpu_is_held_until_its_last_batch_ends() -> None:
 def test_a_gpu_taken_back_while_it_drains_is_held_once() -> None:
     cluster = begin(2)
     run_until(cluster, "gpu1", 13)
-    apply(cluster, 10, Release("gpu1", ""))
-    apply(cluster, 11, Acquire("gpu1", cut("7x1g.10gb"), ""))
+    apply(cluster, 10, *release("gpu1"))
+    apply(cluster, 11, *acquire(1, SEVENTHS))
     assert cluster.slots["gpu1/1g.10gb@0"].created_ns == at(17)
     assert held_s(cluster, 0, 100) == 200
-    assert away_s(cluster) == 3 + 4
+    assert away_s(cluster) == pytest.approx(3 + 4 * part(7, SEVENTHS))
     assert cluster.peak(0, at(100)) == 2
 
 
 def test_a_gpu_taken_back_after_it_drained_is_held_twice_with_a_gap() -> None:
     cluster = begin(2)
     run_until(cluster, "gpu1", 13)
-    apply(cluster, 10, Release("gpu1", ""))
-    apply(cluster, 20, Acquire("gpu1", None, ""))
-    apply(cluster, 30, Release("gpu1", ""))
+    apply(cluster, 10, *release("gpu1"))
+    apply(cluster, 20, *acquire(1))
+    apply(cluster, 30, *release("gpu1"))
     assert held_s(cluster, 0, 100) == 100 + 13 + 10
 
 
-@pytest.mark.parametrize("end", [Release("gpu1", ""), Repartition("gpu1", None, "")])
-def test_a_load_cut_short_takes_no_longer_than_the_gpu_was_there_to_load(end: Command) -> None:
+@pytest.mark.parametrize("end", [release("gpu1"), [DestroyInstance("gpu1", ""), *create(1, SEVENTHS)]])
+def test_a_load_cut_short_takes_no_longer_than_the_gpu_was_there_to_load(end: Sequence[Command]) -> None:
     cluster = begin()
-    apply(cluster, 10, Acquire("gpu1", None, ""), LoadModels("gpu1", ("a",), ""))
-    apply(cluster, 15, end)
-    assert away_s(cluster) == 5 + (0 if isinstance(end, Release) else 4)
+    apply(cluster, 10, *acquire(1), start("gpu1", "a"))
+    apply(cluster, 15, *end)
+    assert away_s(cluster) == pytest.approx(5 + (4 * part(7, SEVENTHS) if len(end) > 2 else 0))
 
 
 def test_the_peak_is_of_gpus_held_at_one_time() -> None:
     cluster = begin()
-    apply(cluster, 10, Acquire("gpu1", None, ""))
-    apply(cluster, 20, Release("gpu1", ""), Acquire("gpu2", None, ""))
-    apply(cluster, 30, Acquire("gpu1", None, ""))
+    apply(cluster, 10, Acquire("gpu1", ""))
+    apply(cluster, 20, Release("gpu1", ""), Acquire("gpu2", ""))
+    apply(cluster, 30, Acquire("gpu1", ""))
     assert cluster.peak(0, at(10)) == 1
     assert cluster.peak(0, at(30)) == 2
     assert cluster.peak(at(22), at(28)) == 2
@@ -207,21 +291,26 @@ def test_the_peak_is_of_gpus_held_at_one_time() -> None:
 
 def test_changes_are_counted_by_gpu() -> None:
     cluster = begin()
-    apply(cluster, 10, Acquire("gpu1", None, ""), LoadModels("gpu1", ("a",), ""), Acquire("gpu2", None, ""))
-    apply(cluster, 20, Regroup((), (), ""), UnloadModels("gpu1", ("a",), ""))
-    apply(cluster, 30, Release("gpu1", ""), Repartition("gpu0", cut("7x1g.10gb"), ""))
+    apply(cluster, 10, *acquire(1), start("gpu1", "a"), Acquire("gpu2", ""))
+    apply(cluster, 20, SetRoutes((), (), ""), Drain("gpu1", ("a",), ""), StopReplicas("gpu1", ("a",), ""))
+    apply(cluster, 30, *release("gpu1"), DestroyInstance("gpu0", ""), *create(0, SEVENTHS))
     assert cluster.changes == 4
 
 
 @pytest.mark.parametrize(
     ("commands", "problem"),
     [
-        ([Acquire("gpu9", None, "")], "GPU gpu9 is not there to be acquired"),
-        ([Acquire("gpu0", None, "")], "GPU gpu0 is not there to be acquired"),
+        ([Acquire("gpu9", "")], "GPU gpu9 is not there to be acquired"),
+        ([Acquire("gpu0", "")], "GPU gpu0 is not there to be acquired"),
         ([Release("gpu1", "")], "GPU gpu1 is not held"),
-        ([Repartition("gpu1", None, "")], "GPU gpu1 is not held"),
-        ([LoadModels("gpu1", ("a",), "")], "there is no instance gpu1"),
-        ([UnloadModels("gpu0/1g.10gb@0", ("a",), "")], "there is no instance gpu0/1g.10gb@0"),
+        (create(1), "GPU gpu1 is not held"),
+        (create(0), "the instance gpu0 is there already"),
+        ([DestroyInstance("gpu1", "")], "there is no instance gpu1"),
+        ([start("gpu1", "a")], "there is no instance gpu1"),
+        ([Drain("gpu1", ("a",), "")], "there is no instance gpu1"),
+        ([SetShare("gpu1", 50.0, "")], "there is no instance gpu1"),
+        ([SetBatching("gpu1", ("a",), (EAGER,), "")], "there is no instance gpu1"),
+        ([StopReplicas("gpu0/1g.10gb@0", ("a",), "")], "there is no instance gpu0/1g.10gb@0"),
     ],
 )
 def test_a_command_for_what_is_not_there_fails_and_is_named(commands: Sequence[Command], problem: str) -> None:
@@ -230,4 +319,23 @@ def test_a_command_for_what_is_not_there_fails_and_is_named(commands: Sequence[C
     with pytest.raises(Failed, match=problem) as failed:
         cluster.apply(commands, 0)
     assert failed.value.command is commands[0]
+    assert cluster.observe(0) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (Release("gpu0", ""), "GPU gpu0 still has instances"),
+        (create(0, HALVES)[0], "gpu0 is where gpu0/3g.40gb@0 should be"),
+        (create(1)[0], "gpu1/3g.40gb@0 is where gpu1 should be"),
+        (create(1, SEVENTHS)[0], "3g.40gb"),
+    ],
+)
+def test_a_command_for_what_is_not_free_yet_is_busy_and_changes_nothing(command: Command, problem: str) -> None:
+    cluster = begin()
+    apply(cluster, 0, *acquire(1, HALVES))
+    before = cluster.observe(0)
+    with pytest.raises(Busy, match=problem) as busy:
+        cluster.apply([command], 0)
+    assert busy.value.command is command
     assert cluster.observe(0) == before

@@ -132,7 +132,7 @@ def test_the_good_one_is_good() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "is empty: a scenario needs cluster, services and load"),
+        ("", "is empty: it needs cluster, services, load"),
         ("# only a comment\n", "is empty"),
         ("5", "5 should be a mapping with the keys cluster, services, load"),
         ("a: &a [*a]", "unknown key 'a'"),

@@ -23,8 +23,9 @@ def plan(
     rejected: str = "",
     good: float = 0.995,
     worst: str = "bert",
+    gpus: int = 1,
 ) -> Appraisal:
-    return Appraisal(label, NO_PLAN, 1, good, 0.001, shortfall, worst, cost, change, commands, rejected=rejected)
+    return Appraisal(label, NO_PLAN, gpus, good, 0.001, shortfall, worst, cost, change, commands, rejected=rejected)
 
 
 STANDING = plan("standing")
@@ -116,3 +117,24 @@ def test_nothing_is_said_of_a_rehearsal_that_was_not() -> None:
     best, why = choose(standing, [plan("more", 2.0, good=1.0, worst="")], OBJECTIVE)
     assert best is standing
     assert "no recent request" in why
+
+
+def test_plans_on_the_same_gpus_must_miss_clearly_less() -> None:
+    """Two batchings that are as good in rehearsal must not take turns; the margin is 0.02 of what is missed.
+
+    Two errors of the rehearsal are 0.002.
+    """
+    one, other, better = plan("one", shortfall=0.1), plan("other", shortfall=0.0985), plan("better", shortfall=0.0975)
+    assert choose(one, [other], OBJECTIVE)[0] is one
+    assert choose(other, [one], OBJECTIVE)[0] is other
+    assert choose(one, [other, better], OBJECTIVE)[0] is better
+    more = plan("more", 2.0, shortfall=0.0985, gpus=2)
+    assert choose(one, [more], OBJECTIVE)[0] is more
+    assert choose(one, [plan("meets")], OBJECTIVE)[0].label == "meets"
+    assert choose(plan("near", shortfall=0.01), [plan("nearer", shortfall=0.0085)], OBJECTIVE)[0].label == "near"
+
+
+def test_a_batching_that_meets_every_target_is_had_before_more_gpus() -> None:
+    batching, more = plan("batching"), plan("more", 2.0, change=0.1, gpus=2)
+    assert choose(MISSING, [more, batching], OBJECTIVE)[0] is batching
+    assert choose(STANDING, [batching], OBJECTIVE)[0] is STANDING

@@ -260,7 +260,7 @@ def test_a_wrong_parameter_is_named(discipline: Discipline, key: str, value: str
 
 
 def test_the_built_in_disciplines_have_different_names() -> None:
-    assert sorted(d.name for d in DISCIPLINES) == ["deferred", "eager", "timeout"]
+    assert sorted(d.name for d in DISCIPLINES) == ["deferred", "eager", "timeout", "triton"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,26 @@ import pytest
 
 from partita.controller.explanation import default_decision, explain, list_decisions
 from partita.controller.results import decision_document
-from partita.model.plan import Acquire, Action, Appraisal, Decision, Objective, Opinion, Plan, Release
+from partita.model.cluster import Batching, Instance
+from partita.model.plan import (
+    Acquire,
+    Action,
+    Appraisal,
+    Command,
+    CreateInstance,
+    Decision,
+    DestroyInstance,
+    Drain,
+    Objective,
+    Opinion,
+    Plan,
+    Release,
+    SetRoutes,
+    StartReplicas,
+    StopReplicas,
+)
 
+DEFERRED = Batching("deferred")
 NOTHING = Plan((), (), ())
 STANDING = Appraisal("standing", NOTHING, 6, 1.0, 0.0001, 0.0, "detect", 1.0, 0.0, 0)
 SMALLER = Appraisal("symphony: 5 GPUs", NOTHING, 5, 0.9996, 0.0003, 0.0, "embed", 0.8333, 0.01, 2, {"power": -0.1})
@@ -26,8 +44,8 @@ ACTED = Decision(
     ),
     candidates=(STANDING, SMALLER, REFUSED),
     commands=(
-        Acquire("gpu06", None, LONG),
-        Acquire("gpu07", None, LONG),
+        Acquire("gpu06", LONG),
+        Acquire("gpu07", LONG),
         Release("gpu05", LONG),
         Release("gpu04", "no longer needed"),
     ),
@@ -72,6 +90,50 @@ def test_a_decision_that_acted() -> None:
         "    Release gpu04: no longer needed",
         "Weighed by: attainment first, then cost over 600 s, then fewer commands; a change must save 2 %.",
     ]
+
+
+def added(*gpus: str) -> list[Command]:
+    """Hold GPUs that serve one service, in the order of `commands_for`."""
+    return [
+        *(Acquire(gpu, "more") for gpu in gpus),
+        *(CreateInstance(Instance(gpu, gpu, 80.0), "more") for gpu in gpus),
+        *(StartReplicas(gpu, ("a",), (DEFERRED,), "more") for gpu in gpus),
+    ]
+
+
+def taken(instances: list[str], gpu: str) -> list[Command]:
+    """Give up a GPU with these instances."""
+    gone: list[Command] = []
+    for key in instances:
+        gone += [Drain(key, ("a",), "less"), StopReplicas(key, ("a",), "less"), DestroyInstance(key, "less")]
+    return [*gone, Release(gpu, "less")]
+
+
+@pytest.mark.parametrize(
+    ("commands", "said"),
+    [
+        (
+            [SetRoutes((), (), "less"), *taken(["gpu05"], "gpu05")],
+            "SetRoutes; Drain, StopReplicas, DestroyInstance and Release gpu05: less",
+        ),
+        (
+            [*added("gpu1", "gpu2"), SetRoutes((), (), "more")],
+            "Acquire, CreateInstance and StartReplicas gpu1, gpu2; SetRoutes: more",
+        ),
+        (added("g0", "g1", "g2", "g3"), "Acquire, CreateInstance and StartReplicas g0, g1, g2, g3: more"),
+        (added(*(f"g{n}" for n in range(11))), "Acquire, CreateInstance and StartReplicas g0, g1, g2 and 8 more: more"),
+        (taken(["g/0", "g/4"], "g"), "Drain, StopReplicas and DestroyInstance g/0, g/4; Release g: less"),
+        (
+            [*taken(["g1"], "g1"), *added("g2")],
+            "Drain, StopReplicas, DestroyInstance and Release g1: less\n"
+            "    Acquire, CreateInstance and StartReplicas g2: more",
+        ),
+        ([Drain("g1", ("a",), "less")], "Drain g1: less"),
+    ],
+)
+def test_commands_to_the_same_targets_are_named_together(commands: list[Command], said: str) -> None:
+    document = decision_document(replace(ACTED, commands=tuple(commands)))
+    assert f"Commanded:\n    {said}\nWeighed by" in explain(document, run="x")
 
 
 def test_a_decision_that_found_nothing_to_do() -> None:

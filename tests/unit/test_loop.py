@@ -23,13 +23,16 @@ from partita.model.plan import (
     Batchings,
     Budgets,
     Capacity,
+    Command,
+    CreateInstance,
+    DestroyInstance,
     Geometries,
-    LoadModels,
     Placement,
     Plan,
     Proposal,
     Release,
-    UnloadModels,
+    StartReplicas,
+    StopReplicas,
 )
 from partita.model.service import Service
 from partita.plugins import reactive, static, symphony
@@ -38,6 +41,8 @@ SERVICES = (service("a"), service("b"))
 INVENTORY = gpus(4)
 BUSY = (even(300.0, 200.0), even(100.0, 200.0))
 """0.55 GPUs' worth in batches."""
+GONE = ("Drain", "StopReplicas", "DestroyInstance")
+"""What is done about an instance that is not wanted any more."""
 
 
 class Wants:
@@ -250,7 +255,7 @@ def test_fewer_gpus_that_do_are_taken_and_the_reason_says_what_they_save() -> No
     assert turn.decision.action is Action.ACT
     assert (turn.decision.chosen, turn.decision.gpus_held, turn.decision.gpus_wanted) == ("p: 2 GPUs", 4, 2)
     assert "meets every target in rehearsal and costs" in turn.decision.reason
-    assert [type(c).__name__ for c in commands] == ["Regroup", "Release", "Release"]
+    assert [type(c).__name__ for c in commands] == ["SetRoutes", *GONE * 2, "Release", "Release"]
     assert turn.decision.commands == commands
     assert [a.label for a in turn.decision.candidates] == ["standing", "p: 2 GPUs"]
     standing, chosen = turn.decision.candidates
@@ -277,7 +282,7 @@ def test_what_stands_already_is_no_candidate_and_has_its_reason() -> None:
 def test_a_firm_wish_acts_whatever_rehearsal_would_say() -> None:
     heavy = (even(3000.0, 100.0), even(200.0, 100.0))
     turn, commands = stage({"p": Wants(1, firm=True)}, instants=heavy).turn()
-    assert [type(c).__name__ for c in commands] == ["Regroup", "Release", "Release", "Release"]
+    assert [type(c).__name__ for c in commands] == ["SetRoutes", *GONE * 3, "Release", "Release", "Release"]
     assert "as its policy's own rule wants: always 1" in turn.decision.reason
 
 
@@ -417,11 +422,16 @@ def test_wishes_of_one_plugin_are_taken_together() -> None:
 # Verify -------------------------------------------------------------------------------------------------------------
 
 
+def lost(gpu: str) -> list[Command]:
+    """Take a whole GPU away behind the controller's back."""
+    return [DestroyInstance(gpu, "someone else"), Release(gpu, "someone else")]
+
+
 def test_a_gpu_lost_behind_our_back_is_commanded_again() -> None:
     made = stage({"p": Wants(4)})
-    made.cluster.apply([Release("gpu2", "someone else")], made.world.now_ns)
+    made.cluster.apply(lost("gpu2"), made.world.now_ns)
     turn, commands = made.turn()
-    assert [type(c) for c in commands] == [Acquire, LoadModels]
+    assert [type(c) for c in commands] == [Acquire, CreateInstance, StartReplicas]
     assert turn.decision.action is Action.ACT
     assert turn.decision.gpus_held == 3
     assert turn.decision.reason.endswith("the cluster differs from the standing plan and is put right")
@@ -431,15 +441,18 @@ def test_a_gpu_lost_behind_our_back_is_commanded_again() -> None:
 
 def test_an_instance_emptied_behind_our_back_is_loaded_again() -> None:
     made = stage({"p": Wants(4)})
-    made.cluster.apply([UnloadModels("gpu1", ("a",), "someone else")], made.world.now_ns)
-    assert [(type(c), c.services) for c in made.turn()[1] if isinstance(c, LoadModels)] == [(LoadModels, ("a",))]
+    made.cluster.apply([StopReplicas("gpu1", ("a",), "someone else")], made.world.now_ns)
+    [command] = made.turn()[1]
+    assert isinstance(command, StartReplicas)
+    assert (command.instance, command.services) == ("gpu1", ("a",))
     assert made.turn()[1] == ()
 
 
 def test_drift_is_put_right_beside_a_change() -> None:
     made = stage({"p": Wants(2)})
-    made.cluster.apply([Release("gpu0", "someone else")], made.world.now_ns)
-    assert [type(c).__name__ for c in made.turn()[1]] == ["Acquire", "LoadModels", "Regroup", "Release", "Release"]
+    made.cluster.apply(lost("gpu0"), made.world.now_ns)
+    added, taken = ["Acquire", "CreateInstance", "StartReplicas", "SetRoutes"], [*GONE * 2, "Release", "Release"]
+    assert [type(c).__name__ for c in made.turn()[1]] == [*added, *taken]
 
 
 # Epochs -------------------------------------------------------------------------------------------------------------

@@ -66,6 +66,10 @@ BAD = [
     ("propose_batching", Batchings(((A, Batching("timeout", inf)),)), "inf, not a finite number"),
     ("propose_batching", Batchings(((A, Batching("timeout", 0.1, 0)),)), "the max batch of service-0 is 0"),
     ("propose_batching", Batchings(((A, Batching("x", options=(("k", None),))),)), "option k is None"),  # type: ignore[arg-type]
+    ("propose_batching", Batchings((), (((A, Batching("eager")),) * 2,)), "'service-0' twice"),
+    ("propose_batching", Batchings((), ((("x", Batching("eager")),),)), "unknown service 'x'"),
+    ("propose_batching", Batchings((), ((),) * 33), "33 alternatives, 32 are allowed"),
+    ("propose_batching", Batchings((), firm=1), "1 for firm"),  # type: ignore[arg-type]
     ("propose_batching", Batchings(((A, "eager"),)), "gives 'eager' as the batching"),  # type: ignore[arg-type]
     ("propose_placement", Placement((((), 1.0),)), "a group without services"),
     ("propose_placement", Placement((((A, A), 1.0),)), "'service-0' twice"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from partita.plugins import reactive, symphony
+from partita.plugins import reactive, symphony, tuner
 from partita.plugins.alarm import LIMIT_S
 from partita.plugins.discovery import specification
 from partita.plugins.host import BENCH_TICKS, BENCH_TICKS_CAP, HOOKS
@@ -39,9 +39,9 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"benched for {BENCH_TICKS} ticks" in TEXT
     assert f"up to {BENCH_TICKS_CAP} ticks" in TEXT
     assert f"`utilisation` ({UTILISATION})" in TEXT
-    for policy, settings in (("reactive", reactive.Settings), ("symphony", symphony.Settings)):
+    for policy, plugin in (("reactive", reactive), ("symphony", symphony), ("tuner", tuner)):
         [paragraph] = re.findall(rf"^`{policy}` .*?(?=\n\n|\Z)", TEXT, re.MULTILINE | re.DOTALL)
-        for field in fields(settings):
+        for field in fields(plugin.Settings):
             assert re.search(rf"`{field.name}` \({field.default:g}[,)]", paragraph), field.name
     assert f"`--plugin-timeout` ({LIMIT_S:g} s unless set)" in TEXT
 

@@ -150,7 +150,9 @@ def test_a_plugin_cannot_change_what_it_is_shown() -> None:
                 lambda: observation.recent.ns.fill(0),
                 lambda: near.rps.fill(0),
                 lambda: operator.setitem(observation.outcomes, "service-0", None),
-                lambda: operator.setitem(observation.cluster.geometry, "gpu-0", None),
+                lambda: operator.setitem(observation.cluster.instances[0].batching, "service-0", None),
+                lambda: operator.setitem(observation.missing, "log", "away"),
+                lambda: operator.setitem(observation.work.quarantine, "gpu-0", "broken"),
                 lambda: operator.setitem(services, 0, None),
                 lambda: operator.setitem(options, "key", 1),
             ):

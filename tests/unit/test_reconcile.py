@@ -8,6 +8,7 @@ import pytest
 from miniature import cut, gpus, service
 
 from partita.controller.reconcile import Candidate, Wishes, build, candidates, same
+from partita.controller.standing import wishes_of
 from partita.model.cluster import Batching
 from partita.model.plan import Batchings, Capacity, Geometries, Placement, Plan, Proposal, Shares, feasible
 from partita.model.service import Service
@@ -184,3 +185,63 @@ def test_plans_are_the_same_whatever_their_reasons() -> None:
     plan = build(2, WISHES, SMALL, INVENTORY, [1, 1, 1], "one")
     assert same(plan, build(2, WISHES, SMALL, INVENTORY, [1, 1, 1], "other"))
     assert not same(plan, build(3, WISHES, SMALL, INVENTORY, [1, 1, 1], "one"))
+
+
+# Batchings that are weighed ----------------------------------------------------------------------------------------
+
+EAGER = tuple((n, Batching("eager")) for n in "abc")
+LARGE = tuple((n, Batching("deferred", max_batch=32)) for n in "abc")
+
+
+def batch(name: str, *alternatives: tuple[tuple[str, Batching], ...], firm: bool = False) -> tuple[str, Proposal]:
+    return name, Proposal(Batchings(EAGER, alternatives, firm), "batches are too small")
+
+
+def disciplines(found: Sequence[Candidate]) -> list[tuple[str, int, str]]:
+    return [(c.label, len(c.plan.gpus), c.plan.sub_clusters[0].batching[0].discipline) for c in found]
+
+
+def test_a_batching_that_is_not_firm_is_a_candidate_and_no_wish() -> None:
+    found = propose(batch("t", LARGE))
+    assert disciplines(found) == [("t: batching", 2, "eager"), ("t: batching 2", 2, "deferred")]
+    assert found[1].plan.sub_clusters[0].batching[0].max_batch == 32
+    assert [c.plan.reason for c in found] == ["batches are too small"] * 2
+    assert WISHES.updated([batch("t", LARGE)]) == WISHES
+
+
+def test_alternatives_of_a_firm_batching_are_weighed_too() -> None:
+    wishes = WISHES.updated([batch("t", LARGE, firm=True)])
+    assert wishes.batching["a"] == Batching("eager")
+    stands = build(2, WISHES, SMALL, INVENTORY, [1, 1, 1], "stands")
+    found = candidates([batch("t", LARGE, firm=True)], wishes, SMALL, INVENTORY, [1, 1, 1], stands)
+    assert disciplines(found) == [("standing: 2 GPUs", 2, "eager"), ("t: batching", 2, "deferred")]
+
+
+def test_a_batching_is_weighed_on_the_numbers_of_gpus_asked_for() -> None:
+    found = propose(say("p", 1, 4), batch("t"))
+    assert disciplines(found) == [
+        ("p: 1 GPU", 1, "deferred"),
+        ("p: 4 GPUs", 4, "deferred"),
+        ("t: batching", 2, "eager"),
+        ("t: batching, 1 GPU", 1, "eager"),
+    ]
+    assert found[-1].plan.reason == "p says so; batches are too small"
+
+
+def test_a_batching_that_stands_already_is_no_candidate() -> None:
+    stands = build(2, WISHES.batched(EAGER), SMALL, INVENTORY, [1, 1, 1], "stands")
+    found = candidates([batch("t", EAGER)], WISHES.batched(EAGER), SMALL, INVENTORY, [1, 1, 1], stands)
+    assert found == []
+    assert disciplines(propose(batch("t", EAGER), batch("u"))) == [("t: batching", 2, "eager")]
+
+
+def test_a_firm_number_that_stands_leaves_batching_to_weigh() -> None:
+    assert disciplines(propose(say("p", 2, 3, firm=True), batch("t"))) == [("t: batching", 2, "eager")]
+    assert [c.label for c in propose(say("p", 3, firm=True), batch("t"))] == ["p: 3 GPUs"]
+
+
+def test_what_was_chosen_is_part_of_later_plans() -> None:
+    chosen = propose(batch("t"))[0].plan
+    wishes = wishes_of(chosen, WISHES)
+    later = candidates([say("p", 3)], wishes, SMALL, INVENTORY, [1, 1, 1], chosen)
+    assert disciplines(later) == [("p: 3 GPUs", 3, "eager")]

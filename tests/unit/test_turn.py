@@ -12,7 +12,7 @@ import pytest
 from miniature import Stage, even, gpus, make_loop, make_world, service
 
 from partita.controller.loop import Loop, Turn
-from partita.controller.turn import run
+from partita.controller.turn import AtOnce, Watch, run
 from partita.errors import StoreError
 from partita.hookspecs import hookimpl
 from partita.model.cluster import ClusterState
@@ -83,11 +83,11 @@ def play(loop: Loop, *, until_s: float = 95.0, fails: bool = False) -> tuple[Por
             loop,
             loop.begin(),
             log=ports,
-            executor=ports,
+            hands=AtOnce(ports),
             clock=ports,
             until_s=until_s,
             journal=ports,
-            watch=turns.append,
+            watch=Watch(turned=turns.append),
         )
     )
     return ports, turns
@@ -131,7 +131,7 @@ def test_the_log_is_read_on_from_where_it_ended() -> None:
     cluster = SimulatedCluster(made.inventory, made.prices.delays)
     cluster.begin_with(made.begin().standing)
     ports = Ports(make_world(SERVICES, INSTANTS, cluster, span_s=95.0, log_delay_s=2.5))
-    state = asyncio.run(run(made, made.begin(), log=ports, executor=ports, clock=ports, until_s=95.0))
+    state = asyncio.run(run(made, made.begin(), log=ports, hands=AtOnce(ports), clock=ports, until_s=95.0))
     assert state.near.rest.end_s == 87.0  # 90 − 2.5, the second that is whole
     assert state.near.steps.counts.sum() + state.near.rest.counts.sum() == 400.0 * 87
 
@@ -172,5 +172,15 @@ def test_a_replay_can_be_stopped_between_two_turns() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        asyncio.run(run(made, made.begin(), log=ports, executor=ports, clock=ports, until_s=95.0, watch=interrupt))
+        asyncio.run(
+            run(
+                made,
+                made.begin(),
+                log=ports,
+                hands=AtOnce(ports),
+                clock=ports,
+                until_s=95.0,
+                watch=Watch(turned=interrupt),
+            )
+        )
     assert len(turns) == 2

@@ -12,7 +12,7 @@ from partita.controller.run import run_scenario
 from partita.controller.scenario_file import parse_scenario
 from partita.errors import Infeasible, Unsupported
 from partita.model.cluster import Batching, Route
-from partita.model.plan import Regroup, feasible
+from partita.model.plan import SetRoutes, feasible
 from partita.model.service import LatencyCurve, Service
 from partita.model.staggered import Overheads
 from partita.replay.cluster import Delays, SimulatedCluster
@@ -25,7 +25,7 @@ def test_requests_split_by_weight_are_refused() -> None:
     cluster.begin_with(plan)
     halves = (Route("a", "group0", weight=0.5), Route("a", "group0", weight=0.5))
     with pytest.raises(Unsupported, match="split by weight"):
-        cluster.apply([Regroup(plan.sub_clusters, halves, "why")], 0)
+        cluster.apply([SetRoutes(plan.sub_clusters, halves, "why")], 0)
 
 
 def test_an_slo_that_overheads_break_is_infeasible() -> None:

@@ -33,7 +33,7 @@ class Queues(NamedTuple):
 
 
 @njit(cache=True)
-def _ready_at(q: Queues, s: int, cap: int, delay: int) -> int:
+def ready_at(q: Queues, s: int, cap: int, delay: int) -> int:
     """Return when the service's next batch may go: full, or its oldest request `delay` old."""
     head, end = q.head[s], q.offsets[s + 1]
     if head == end:
@@ -68,7 +68,7 @@ def advance_timeout(
     free = grow(free_at)
     ready = np.empty(active.shape[0], np.int64)
     for k in range(active.shape[0]):
-        ready[k] = _ready_at(q, active[k], cap[active[k]], delay[active[k]])
+        ready[k] = ready_at(q, active[k], cap[active[k]], delay[active[k]])
     logged = 0
     while True:
         first_ready = NEVER
@@ -107,7 +107,7 @@ def advance_timeout(
             log.start[logged] = start
             log.finish[logged] = finish
             logged += 1
-        ready[chosen] = _ready_at(q, s, cap[s], delay[s])
+        ready[chosen] = ready_at(q, s, cap[s], delay[s])
     width = free.shape[0] // 2
     free_at[:] = free[width : width + free_at.shape[0]]
     return logged

@@ -102,20 +102,24 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InstanceState:
-    """An instance as observed: which services are loaded and ready, and which are still loading."""
+    """An instance as observed: which services are loaded and ready, which still load, which are being drained.
+
+    What drains is among `loaded`. `batching` says how the replicas batch, by service; one that is missing is not known.
+    """
 
     instance: Instance
     status: Status
     loaded: tuple[str, ...] = ()
     loading: tuple[str, ...] = ()
+    draining: tuple[str, ...] = ()
+    batching: Mapping[str, Batching] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """Everything the executor can see: held GPUs with their geometry (None: whole), instances, groups and routes."""
+    """Everything the executor can see: held GPUs, their instances, and the sub-clusters and routes in force."""
 
     held: tuple[str, ...] = ()
-    geometry: Mapping[str, Geometry | None] = field(default_factory=dict)
     instances: tuple[InstanceState, ...] = ()
     sub_clusters: tuple[SubCluster, ...] = ()
     routes: tuple[Route, ...] = ()

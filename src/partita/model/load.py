@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.model.cluster import ClusterState
+from partita.model.plan import Command, Plan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,13 +120,42 @@ class Outcome:
     dropped: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How far the last plan has been carried out, and what must be left alone for now.
+
+    `left` are the commands of decision `tick` that are not done yet. A plan that could not be carried out is undone:
+    `failed` says why, and is told until the next decision that acts; `failures` counts them. `quarantine` names what
+    failed (a GPU, or the signature of a command) with the reason; no plan should need it.
+    """
+
+    tick: int = 0
+    left: tuple[Command, ...] = ()
+    failed: str = ""
+    failures: int = 0
+    quarantine: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the operator has asked for: to change nothing (`paused` says why), or to go back to a plan."""
+
+    paused: str = ""
+    plan: Plan | None = None
+    plan_reason: str = ""
+
+
+NO_WORK, NO_ORDERS = Work(), Orders()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """Everything one tick may know.
 
     `watermark_s` is how far the log is complete: nothing after it may be read as zero load. `load` covers the time from
     the previous watermark to this one. `recent` holds the requests of the last rehearsal window, all before the
-    watermark. `outcomes` counts what was answered since the last tick.
+    watermark. `outcomes` counts what was answered since the last tick. `missing` names each signal that could not be
+    read, with the reason: what stands in its place is the last that was known, and nothing may be scaled down on it.
     """
 
     now_s: float
@@ -135,3 +165,6 @@ class Observation:
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     recent: Arrivals | None = None
     recent_span_s: tuple[float, float] = (0.0, 0.0)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    work: Work = NO_WORK
+    orders: Orders = NO_ORDERS

@@ -79,9 +79,15 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class Batchings:
-    """Batching by service."""
+    """Batching by service; `alternatives` are other settings worth rehearsing.
+
+    A firm wish is part of every plan from then on. One that is not firm, as every alternative, is only a candidate
+    beside the standing plan; it is part of later plans once it has been chosen.
+    """
 
     by_service: tuple[tuple[str, Batching], ...]
+    alternatives: tuple[tuple[tuple[str, Batching], ...], ...] = ()
+    firm: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,33 +118,58 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Hold a GPU with this geometry (None: whole); its instances come up empty."""
+    """Hold a GPU; nothing is on it yet."""
 
     gpu: str
-    geometry: Geometry | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Repartition:
-    """Drain a held GPU, destroy its instances, create those of the new geometry."""
-
-    gpu: str
-    geometry: Geometry | None
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Drain a GPU and give it back."""
+    """Give a GPU back, once what was on it has drained and is gone."""
 
     gpu: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class LoadModels:
-    """Load these services on an instance, side by side."""
+class CreateInstance:
+    """Make an instance on a held GPU; it comes up empty."""
+
+    instance: Instance
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyInstance:
+    """Remove an instance that nothing is loaded on any more."""
+
+    instance: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetShare:
+    """Give an instance another GPU%; what runs there keeps its share until it is started again."""
+
+    instance: str
+    gpu_percent: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartReplicas:
+    """Load these services on an instance, side by side, each with its batching (`batching` runs parallel)."""
+
+    instance: str
+    services: tuple[str, ...]
+    batching: tuple[Batching, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Send these services' replicas on an instance nothing new, and let what they hold be answered."""
 
     instance: str
     services: tuple[str, ...]
@@ -146,8 +177,8 @@ class LoadModels:
 
 
 @dataclass(frozen=True, slots=True)
-class UnloadModels:
-    """Drain these services on an instance and unload them."""
+class StopReplicas:
+    """Unload these services from an instance; what was not answered by then is lost, so they drain first."""
 
     instance: str
     services: tuple[str, ...]
@@ -155,15 +186,49 @@ class UnloadModels:
 
 
 @dataclass(frozen=True, slots=True)
-class Regroup:
-    """Put sub-clusters, their batching and the routes into force; instant, and last in its plan."""
+class SetBatching:
+    """Let these replicas on an instance batch otherwise (`batching` runs parallel to `services`)."""
+
+    instance: str
+    services: tuple[str, ...]
+    batching: tuple[Batching, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoutes:
+    """Put sub-clusters and the routes to them into force, all at once."""
 
     sub_clusters: tuple[SubCluster, ...]
     routes: tuple[Route, ...]
     reason: str
 
 
-Command = Acquire | Repartition | Release | LoadModels | UnloadModels | Regroup
+Command = (
+    Acquire
+    | Release
+    | CreateInstance
+    | DestroyInstance
+    | SetShare
+    | StartReplicas
+    | Drain
+    | StopReplicas
+    | SetBatching
+    | SetRoutes
+)
+
+
+def target(command: Command) -> str:
+    """Name what a command acts on: a GPU, an instance, or the routes."""
+    match command:
+        case Acquire(gpu) | Release(gpu):
+            return gpu
+        case CreateInstance(instance):
+            return instance.id
+        case SetRoutes():
+            return "routes"
+        case _:
+            return command.instance
 
 
 # What was chosen ----------------------------------------------------------------------------------------------------

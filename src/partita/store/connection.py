@@ -32,7 +32,7 @@ class NoRoom(Exception):
 @asynccontextmanager
 async def connect(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncIterator[Connection]:
     """Connect for the length of a block; ConfigError for a malformed DSN, StoreError if nobody can be reached."""
-    connection = await _open(dsn, timeout_s)
+    connection = await connect_once(dsn, timeout_s)
     try:
         yield connection
     finally:
@@ -40,12 +40,13 @@ async def connect(dsn: str, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncIte
             await connection.close(timeout=CONNECT_TIMEOUT_S)
 
 
-async def _open(dsn: str, timeout_s: float) -> Connection:
+async def connect_once(dsn: str, timeout_s: float, *, command_timeout_s: float | None = None) -> Connection:
+    """Return an open connection, which is the caller's to close; errors as in `connect`."""
     shown = without_password(dsn)
     if not dsn.startswith(("postgresql://", "postgres://")):
         raise ConfigError(f"{shown!r} must begin with postgresql://", key="dsn", value=shown)
     try:
-        return await asyncpg.connect(dsn, timeout=timeout_s)
+        return await asyncpg.connect(dsn, timeout=timeout_s, command_timeout=command_timeout_s)
     except asyncpg.InvalidPasswordError:
         raise StoreError(f"the database at {shown} refused the user or password") from None
     except asyncpg.InvalidAuthorizationSpecificationError as problem:
@@ -95,6 +96,8 @@ def explained(doing: str) -> Iterator[None]:
         raise StoreError(f"the database lacks Partita's tables ({problem}): run partita db migrate") from None
     except _GONE as problem:
         raise StoreError(f"the database went away, so {doing} was given up: {_first_line(problem)}") from None
+    except TimeoutError:
+        raise StoreError(f"the database did not answer in time, so {doing} was given up") from None
     except asyncpg.PostgresError as problem:
         raise StoreError(f"the database refused {doing}: {_first_line(problem)}") from None
 

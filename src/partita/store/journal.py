@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 
@@ -14,19 +14,7 @@ from partita import __version__
 from partita.errors import StoreError
 from partita.model.load import Forecast
 from partita.model.plain import to_json, to_plain
-from partita.model.plan import (
-    Acquire,
-    Action,
-    Appraisal,
-    Command,
-    Decision,
-    LoadModels,
-    Plan,
-    Regroup,
-    Release,
-    Repartition,
-    UnloadModels,
-)
+from partita.model.plan import Action, Appraisal, Command, Decision, Plan, target
 from partita.ports import Tick
 from partita.store.binarycopy import (
     copy_rows,
@@ -39,6 +27,8 @@ from partita.store.binarycopy import (
     pack_texts,
 )
 from partita.store.connection import Connection, atomically, explained
+from partita.store.leadership import Term, require_leading
+from partita.store.line import Lent, Line
 from partita.store.queries import query
 
 REPLAY_BATCH_TICKS = 256
@@ -75,14 +65,24 @@ class PostgresJournal:
 
     Ticks are written when `batch_ticks` of them have come, and at `close`: live, that is 1, since a plan must be on
     disk before it is applied; replay can start over and writes REPLAY_BATCH_TICKS at a time. A forecast that stands
-    for several ticks is written once. The connection must be used by nobody else.
+    for several ticks is written once. The connection must be used by nobody else; a `Line` may be shared. With
+    `leading`, every batch is written only while that term lasts, else NotLeading.
     """
 
-    def __init__(self, connection: Connection, run: int, *, batch_ticks: int = 1, term: int = 0) -> None:
+    def __init__(
+        self,
+        connection: Connection | Line,
+        run: int,
+        *,
+        batch_ticks: int = 1,
+        term: int = 0,
+        leading: Term | None = None,
+    ) -> None:
         self.run = run
-        self._connection = connection
+        self._line = connection if isinstance(connection, Line) else Lent(connection)
         self._batch_ticks = batch_ticks
-        self._term = term
+        self._leading = leading
+        self._term = term if leading is None else leading.number
         self._rows: dict[str, list[bytes]] = {table: [] for table in _COLUMNS}
         self._written: dict[str, Forecast] = {}
 
@@ -102,18 +102,19 @@ class PostgresJournal:
 
     async def flush(self) -> None:
         """Write what has come since the last batch, all of it or nothing."""
-        with explained(f"the journal of run {self.run}"):
-            async with atomically(self._connection):
-                for table, rows in self._rows.items():
-                    if rows:
-                        await copy_rows(self._connection, table, _COLUMNS[table], rows)
+        async with self._line.held(f"the journal of run {self.run}") as connection, atomically(connection):
+            if self._leading is not None:
+                await require_leading(connection, self._leading)
+            for table, rows in self._rows.items():
+                if rows:
+                    await copy_rows(connection, table, _COLUMNS[table], rows)
         self._rows = {table: [] for table in _COLUMNS}
 
     async def close(self) -> None:
         """Write the rest and note the run's end."""
         await self.flush()
-        with explained(f"the end of run {self.run}"):
-            await self._connection.execute(query("finish_run"), self.run)
+        async with self._line.held(f"the end of run {self.run}") as connection:
+            await connection.execute(query("finish_run"), self.run)
 
 
 # Rows, one mapping a type -------------------------------------------------------------------------------------------
@@ -171,24 +172,12 @@ def _command_row(run: int, tick: int, position: int, command: Command, term: int
             pack_int8(tick),
             pack_int4(position),
             type(command).__name__.encode(),
-            _target(command).encode(),
+            target(command).encode(),
             command.reason.encode(),
             pack_jsonb(to_json(command)),
             pack_int8(term),
         ]
     )
-
-
-def _target(command: Command) -> str:
-    match command:
-        case Acquire() | Repartition() | Release():
-            return command.gpu
-        case LoadModels() | UnloadModels():
-            return command.instance
-        case Regroup():
-            return "cluster"
-        case _:
-            assert_never(command)
 
 
 def _forecast_row(run: int, tick: int, horizon: str, forecast: Forecast) -> bytes:

@@ -1,4 +1,4 @@
-"""The named statements of queries.sql."""
+"""The named statements of the store's .sql files; each name is there once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ def query(name: str) -> str:
 
 @cache
 def _all() -> dict[str, str]:
-    text = files("partita.store").joinpath("queries.sql").read_text("utf-8")
-    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-    return {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    found: dict[str, str] = {}
+    for file in sorted(files("partita.store").iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".sql"):
+            parts = re.split(r"^-- name: (\w+)\n", file.read_text("utf-8"), flags=re.MULTILINE)
+            found |= {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    return found

@@ -144,3 +144,86 @@ SELECT (SELECT count(*) FROM trace_import WHERE state = 'done') AS imports,
 -- name: local_data_directory
 SELECT CASE WHEN inet_server_addr() IS NULL AND pg_has_role('pg_read_all_settings', 'USAGE')
             THEN current_setting('data_directory') END;
+
+-- name: log_open
+SELECT log_open($1);
+
+-- name: log_begin
+SELECT fresh, taken, clock, complete FROM log_begin($1, $2);
+
+-- name: log_end
+SELECT log_end($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
+
+-- name: log_close
+SELECT log_close($1, $2);
+
+-- name: log_services
+SELECT log_services($1);
+
+-- name: take_turn_following
+LOCK TABLE log_gap IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: commit_softly
+SET LOCAL synchronous_commit = off;
+
+-- name: move_live_watermark
+SELECT move_live_watermark($1);
+
+-- name: fold_deltas
+WITH taken AS (
+    DELETE FROM rollup_delta RETURNING ts, service, requests, good, late, dropped
+), added AS MATERIALIZED (
+    SELECT ts, service, sum(requests)::bigint AS requests, sum(good)::bigint AS good, sum(late)::bigint AS late,
+           sum(dropped)::bigint AS dropped
+    FROM taken GROUP BY ts, service
+), folded AS (
+    INSERT INTO request_rollup AS r (ts, service, requests, good, late, dropped)
+    SELECT ts, service, requests, good, late, dropped FROM added ORDER BY ts, service
+    ON CONFLICT (source, ts, service) DO UPDATE
+    SET requests = r.requests + excluded.requests, good = r.good + excluded.good, late = r.late + excluded.late,
+        dropped = r.dropped + excluded.dropped
+)
+SELECT service, sum(good)::bigint AS good, sum(late)::bigint AS late, sum(dropped)::bigint AS dropped
+FROM added GROUP BY service;
+
+-- name: live_counts
+SELECT date_bin($3, ts, $1), service, sum(requests)::bigint FROM request_rollup
+WHERE source = 0 AND ts >= $1 AND ts < $2 GROUP BY 1, 2;
+
+-- name: live_gaps
+SELECT begins, ends FROM log_gap WHERE ends > $1 ORDER BY begins;
+
+-- name: prefer_indexes
+SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
+
+-- name: live_requests
+SELECT ts, service, coalesce(size, 'NaN') FROM request_log WHERE source = 0 AND ts >= $1 AND ts < $2;
+
+-- name: tend_live_log
+SELECT tend_live_log();
+
+-- name: now_s
+SELECT extract(epoch FROM clock_timestamp())::double precision;
+
+-- name: log_writers
+SELECT writer, until, seen_at, closed, seen_at < clock_timestamp() - $1::double precision * interval '1 second' AS unseen,
+       rows, rejected, lost, thinned, duplicates
+FROM log_writer ORDER BY writer;
+
+-- name: log_late
+SELECT s.name, l.rows FROM log_late l JOIN service s ON s.id = l.service ORDER BY s.name;
+
+-- name: log_rejects
+SELECT reason, sum(rows)::bigint AS rows, (array_agg(example ORDER BY last_at DESC))[1] AS example
+FROM log_reject GROUP BY reason ORDER BY reason;
+
+-- name: unconfigured_services
+SELECT s.name, sum(r.requests)::double precision / $2::double precision AS rps
+FROM request_rollup r JOIN service s ON s.id = r.service
+WHERE r.source = 0 AND r.ts >= $3::timestamptz - $2::double precision * interval '1 second' AND r.ts < $3
+      AND s.name <> ALL($1::text[])
+GROUP BY s.name ORDER BY s.name;
+
+-- name: live_begin
+SELECT least((SELECT min(ts) FROM request_rollup WHERE source = 0),
+             (SELECT min(ends) FROM log_gap WHERE begins = '-infinity'));

@@ -1,0 +1,99 @@
+"""Putting a loop together, from what a scenario and a live cluster's file have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from partita.controller.appraise import Prices
+from partita.controller.config import Setup
+from partita.controller.loop import Loop, Settings
+from partita.controller.standing import beyond
+from partita.errors import ConfigError, Infeasible
+from partita.forecasting import FAR, NEAR
+from partita.model.plan import OptionValue, Plan, feasible
+from partita.model.service import Service
+from partita.plugins.host import PluginHost
+from partita.ports import ANYTHING, Capabilities, Discipline
+from partita.replay.cluster import Delays
+from partita.replay.disciplines import DISCIPLINES
+from partita.replay.rehearsal import Rehearser
+
+LEAST_STALE_S, STALE_TURNS = 60.0, 3
+"""A log that stands still for so long, or so many turns if that is longer, counts as missing."""
+
+
+def known_disciplines(host: PluginHost) -> dict[str, Discipline]:
+    """Return the built-in disciplines, and those that plugins bring under names of their own."""
+    brought, _ = host.brought("register_disciplines")
+    return {**cast(dict[str, Discipline], brought), **{d.name: d for d in DISCIPLINES}}
+
+
+def delays(setup: Setup) -> Delays:
+    """Return how long changes take."""
+    return Delays(setup.overhead.model_load_s, setup.overhead.repartition_s)
+
+
+def settings_of(setup: Setup, *, seed: int) -> Settings:
+    """Return the loop's settings."""
+    control = setup.control
+    return Settings(
+        near_s=control.near_s,
+        epoch_s=control.epoch_s,
+        rehearse_s=control.rehearse_s,
+        stale_s=max(LEAST_STALE_S, STALE_TURNS * control.near_s) + setup.overhead.log_delay_s,
+        seed=seed,
+        objective=control.objective(),
+        budgets=control.budgets(),
+    )
+
+
+def make_loop(
+    setup: Setup,
+    services: Sequence[Service],
+    host: PluginHost,
+    disciplines: Mapping[str, Discipline],
+    *,
+    policy: str | None,
+    options: Mapping[str, Mapping[str, OptionValue]],
+    settings: Settings,
+    capabilities: Capabilities = ANYTHING,
+) -> Loop:
+    """Put the loop together; ConfigError for a discipline or an option that nobody knows."""
+    batching = setup.discipline.batching()
+    if batching.discipline not in disciplines:
+        known = ", ".join(disciplines)
+        raise ConfigError(f"no discipline is named {batching.discipline!r}; there are: {known}", key="discipline.name")
+    if policy is not None:
+        host.refuse_options(services, options, [policy])
+    inventory = setup.inventory()
+    return Loop(
+        services=tuple(services),
+        inventory=inventory,
+        batching=batching,
+        host=host,
+        policies=None if policy is None else (policy,),
+        options=options,
+        near=NEAR,
+        far=FAR,
+        rehearser=Rehearser(services, setup.overheads(), disciplines),
+        prices=Prices(delays(setup), inventory),
+        settings=settings,
+        overheads=setup.overheads(),
+        capabilities=capabilities,
+    )
+
+
+def check_beginning(plan: Plan, loop: Loop) -> None:
+    """Raise Infeasible unless the cluster as given can serve everything."""
+    homeless = [s for s in loop.services if not any(r.service == s.name for r in plan.routes)]
+    if homeless:
+        names = " and ".join(f"{s.name} ({s.memory_gib:g} GiB)" for s in homeless)
+        instances = sum(len(group.instances) for group in plan.sub_clusters)
+        only = f"{instances} instance{'s' if instances != 1 else ''}"
+        raise Infeasible(f"no instance is left for {names}: the others fill the memory of all {only}")
+    violations = feasible(plan, loop.services, loop.inventory, loop.settings.budgets, loop.overheads)
+    problems = (*(v.message for v in violations), *beyond(plan, loop.capabilities))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise Infeasible(f"the cluster as given cannot serve the services: {problems[0]}{more}", short=problems)

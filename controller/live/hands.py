@@ -1,0 +1,444 @@
+"""Carrying a plan out, command by command, so that a crash anywhere leaves nothing that cannot be finished or undone.
+
+Every command is journaled before its executor is called and after, with what was seen of its target both times. What
+takes long is started and awaited with the others of its kind. Busy is tried again; what fails is undone together with
+what its plan had done before, by going back to the last good plan, and is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Protocol
+
+from partita.controller.commands import Progress, below_need, commands_for, progress, signature
+from partita.controller.loop import Turn
+from partita.controller.turn import Sight
+from partita.errors import Busy, ExecutionError, Failed, NotLeading, StoreError, Unsupported
+from partita.model.cluster import ClusterState
+from partita.model.load import Orders, Work
+from partita.model.plan import (
+    Acquire,
+    Command,
+    CreateInstance,
+    DestroyInstance,
+    Plan,
+    StartReplicas,
+    target,
+)
+from partita.ports import Executor
+from partita.store.operation import Entry, Standing
+
+GPU_COMMANDS = (Acquire, CreateInstance, DestroyInstance, StartReplicas)
+"""What fails of these puts the GPU itself in quarantine, not only the command."""
+
+
+SIDE_BY_SIDE = (CreateInstance, StartReplicas)
+"""What takes long, and nothing of it waits for another."""
+
+
+class Ledger(Protocol):
+    """Where the story of commands is kept; `store.operation.Operation` is one."""
+
+    async def read_entries(self, run: int, tick: int) -> list[Entry]:
+        """List the commands of a decision."""
+        ...
+
+    async def add_commands(
+        self, run: int, tick: int, commands: Sequence[Command], *, first: int, undo: bool = False
+    ) -> None:
+        """Write further commands of a decision."""
+        ...
+
+    async def tell(
+        self,
+        run: int,
+        tick: int,
+        position: int,
+        *,
+        attempt: int,
+        event: str,
+        seen: object = None,
+        problem: str | None = None,
+    ) -> None:
+        """Write what happened to a command."""
+        ...
+
+    async def put_standing(self, standing: Standing) -> None:
+        """Replace the plan in force."""
+        ...
+
+    async def strike(self, subjects: Mapping[str, str], for_s: float) -> None:
+        """Put subjects in quarantine."""
+        ...
+
+    async def quarantined(self) -> dict[str, str]:
+        """Return what is in quarantine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long and how often is waited for what; in seconds where it says so."""
+
+    poll_s: float = 0.5
+    done_s: float = 300.0
+    """For a command that was started to be seen done."""
+    room_s: float = 600.0
+    """For capacity above what is needed, before something is drained."""
+    busy_tries: int = 8
+    backoff_s: float = 0.5
+    """After the first Busy; doubled after each, up to thirty seconds."""
+    quarantine_s: float = 300.0
+    call_s: float = 600.0
+    """For one call of the executor; one that hangs longer is taken for failed, its outcome unknown."""
+    keep_need: bool = True
+    side_by_side: int = 8
+    """Instances or replicas that are started at one time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is being carried out: a decision's commands, and where to go back to if one of them fails."""
+
+    run: int
+    tick: int
+    plan: Plan
+    good: Plan
+    need: Mapping[str, int]
+    commands: tuple[tuple[int, Command, int], ...]
+    """Position in the journal, command, attempts so far."""
+
+
+@dataclass(slots=True)
+class _At:
+    """How far the job is."""
+
+    tick: int = 0
+    left: dict[int, Command] = field(default_factory=dict)
+    failed: str = ""
+    failures: int = 0
+
+
+class CommandFailed(Exception):
+    """One command of a plan could not be carried out."""
+
+    def __init__(self, position: int, command: Command, reason: str) -> None:
+        super().__init__(reason)
+        self.position, self.command, self.reason = position, command, reason
+
+
+class LiveHands:
+    """Carries decisions out on a real executor; implements `turn.Hands`.
+
+    `leading` raises NotLeading once our term is over, and returns its number; it is asked before every call of the
+    executor. `orders` reads what the operator wants. `told` hears of everything that happens, in words.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        ledger: Ledger,
+        *,
+        run: int,
+        leading: Callable[[], int],
+        orders: Callable[[], Awaitable[Orders]],
+        patience: Patience = Patience(),
+        told: Callable[[str, Mapping[str, object]], None] = lambda *_: None,
+    ) -> None:
+        self._executor, self._ledger, self._run = executor, ledger, run
+        self._leading, self._orders, self._told = leading, orders, told
+        self._patience = patience
+        self._job: asyncio.Task[None] | None = None
+        self._at = _At()
+        self._cluster = ClusterState()
+        self._stopping = False
+        self.good: Plan | None = None
+        """The last plan that was seen in place; set before anything is carried out."""
+
+    # What the loop asks
+
+    async def look(self) -> Sight:
+        """Look at the cluster; where it cannot be seen, say so beside what was seen last.
+
+        StoreError if a job has stopped half-way because the journal was away: it must be taken up anew.
+        """
+        if self._at.left and not self.busy and not self._stopping:
+            raise StoreError("the journal was away while a plan was carried out")
+        missing = {}
+        try:
+            self._cluster = await self._observe()
+        except (ExecutionError, OSError, TimeoutError) as problem:
+            missing["cluster"] = str(problem)
+        quarantine = await self._ledger.quarantined()
+        at = self._at
+        work = Work(at.tick, tuple(at.left.values()), at.failed, at.failures, quarantine)
+        return Sight(self._cluster, work, await self._orders(), missing)
+
+    async def carry(self, turn: Turn, commands: Sequence[Command]) -> None:
+        """Begin to carry out a decision, which is in the journal already; what is under way ends first."""
+        assert self.good is not None
+        assert turn.plan is not None
+        await self.stop(self._patience.call_s)
+        self._stopping = False
+        numbered = tuple((n, c, 0) for n, c in enumerate(commands))
+        self._begin(Job(self._run, turn.decision.tick, turn.plan, self.good, turn.need, numbered))
+
+    def _begin(self, job: Job) -> None:
+        left = {position: command for position, command, _ in job.commands}
+        self._at = _At(job.tick, left, failures=self._at.failures)
+        self._job = asyncio.create_task(self._carry(job), name=f"carry-{job.run}-{job.tick}")
+
+    @property
+    def busy(self) -> bool:
+        """Say whether a job is under way."""
+        return self._job is not None and not self._job.done()
+
+    async def resume(self, tick: int, run: int, plan: Plan, good: Plan) -> None:
+        """Take up what a controller before us left of a decision: finish it, as far as the world is not there yet.
+
+        If the world is there, the plan is the good one.
+        """
+        self.good = good
+        cluster = await self._observe()
+        wanted = commands_for(plan, cluster)
+        entries = [e for e in await self._ledger.read_entries(run, tick) if not e.undo]
+        open_entries = {signature(e.command): e for e in entries if e.state in ("written", "claimed")}
+        places = [open_entries.pop(signature(c), None) for c in wanted]
+        added = [c for c, place in zip(wanted, places, strict=True) if place is None]
+        first = 1 + max((e.position for e in await self._ledger.read_entries(run, tick)), default=-1)
+        await self._ledger.add_commands(run, tick, added, first=first)
+        for entry in open_entries.values():
+            await self._ledger.tell(
+                run,
+                tick,
+                entry.position,
+                attempt=entry.attempts,
+                event="done",
+                seen=_glimpse(entry.command, cluster),
+                problem="found done after a restart",
+            )
+        numbers = iter(range(first, first + len(added)))
+        jobs = tuple(
+            (next(numbers), c, 0) if place is None else (place.position, c, place.attempts)
+            for c, place in zip(wanted, places, strict=True)
+        )
+        if jobs:
+            self._told("resumed", {"tick": tick, "of_run": run, "commands": len(jobs)})
+            self._begin(Job(run, tick, plan, good, {}, jobs))
+        else:
+            self.good = plan
+
+    async def stop(self, grace_s: float) -> None:
+        """Let the command in flight end, hand the rest over, and stop."""
+        self._stopping = True
+        if self._job is None:
+            return
+        with suppress(asyncio.TimeoutError, Exception):
+            await asyncio.wait_for(asyncio.shield(self._job), grace_s)
+        if not self._job.done():
+            self._job.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self._job
+
+    # Carrying out
+
+    async def _carry(self, job: Job) -> None:
+        try:
+            if await self._all(job):
+                self.good = job.plan
+        except CommandFailed as problem:
+            await self._give_up(job, problem)
+        except NotLeading as problem:
+            self._told("stopped", {"tick": job.tick, "reason": str(problem)})
+        except StoreError as problem:
+            # Nothing is done that cannot be journaled; whoever leads next takes it up from what is there.
+            self._told("stopped", {"tick": job.tick, "reason": str(problem)})
+        except Exception as problem:  # an executor's fault must not end the controller; the plan counts as failed
+            self._fail(f"{type(problem).__name__} while carrying out: {problem}")
+            self._told("failed", {"tick": job.tick, "reason": self._at.failed})
+
+    async def _all(self, job: Job) -> bool:
+        """Carry out all commands; False if the controller ended before, and the rest was handed over."""
+        for kind, group in groupby(job.commands, key=lambda entry: type(entry[1])):
+            entries = list(group)
+            width = self._patience.side_by_side if issubclass(kind, SIDE_BY_SIDE) else 1
+            started = []
+            for first in range(0, len(entries), width):
+                if self._stopping:
+                    await self._hand_over(job)
+                    return False
+                some = entries[first : first + width]
+                done = await _together([self._one(job, *entry) for entry in some])
+                started += [entry for entry, is_done in zip(some, done, strict=True) if not is_done]
+            for position, command, attempts in started:
+                await self._until_done(job, position, command, attempts + 1)
+        return True
+
+    async def _hand_over(self, job: Job) -> None:
+        tried = {position: attempts for position, _, attempts in job.commands}
+        for position in self._at.left:
+            await self._tell(job, position, tried.get(position, 0), "left", problem="the controller ended")
+
+    async def _one(self, job: Job, position: int, command: Command, attempts: int) -> bool:
+        """Carry out one command; True once it is done, False if it was only started."""
+        await self._room_for(job, position, command)
+        for attempt in range(attempts + 1, attempts + 1 + self._patience.busy_tries):
+            before = await self._seen(position, command)
+            if progress(command, before) is Progress.DONE:
+                await self._done(job, position, command, attempt, before, "was there already")
+                return True
+            await self._tell(job, position, attempt, "started", _glimpse(command, before))
+            try:
+                term = self._leading()
+                async with asyncio.timeout(self._patience.call_s):
+                    await self._executor.apply([command], term=term)
+            except Busy as problem:
+                await self._tell(job, position, attempt, "busy", problem=str(problem))
+                await asyncio.sleep(min(30.0, self._patience.backoff_s * 2 ** (attempt - attempts - 1)))
+                continue
+            except (Failed, Unsupported) as problem:
+                raise CommandFailed(position, command, str(problem)) from problem
+            except (OSError, TimeoutError) as problem:
+                raise CommandFailed(position, command, f"no answer: {problem or type(problem).__name__}") from problem
+            after = await self._seen(position, command)
+            if progress(command, after) is Progress.UNDERWAY:
+                return False
+            if progress(command, after) is Progress.DONE or _leaves_no_trace(command):
+                await self._done(job, position, command, attempt, after)
+                return True
+            raise CommandFailed(position, command, "the executor said it was done, and it is not to be seen")
+        raise CommandFailed(position, command, f"busy at {self._patience.busy_tries} tries")
+
+    async def _room_for(self, job: Job, position: int, command: Command) -> None:
+        """Wait until a command would leave enough capacity."""
+        if not self._patience.keep_need:
+            return
+        until = asyncio.get_running_loop().time() + self._patience.room_s
+        while short := below_need(command, await self._seen(position, command), job.need):
+            if self._stopping:
+                return
+            if asyncio.get_running_loop().time() > until:
+                raise CommandFailed(position, command, short)
+            await asyncio.sleep(self._patience.poll_s)
+
+    async def _until_done(self, job: Job, position: int, command: Command, attempt: int) -> None:
+        until = asyncio.get_running_loop().time() + self._patience.done_s
+        while True:
+            seen = await self._seen(position, command)
+            match progress(command, seen):
+                case Progress.DONE:
+                    await self._done(job, position, command, attempt, seen)
+                    return
+                case Progress.ABSENT:
+                    raise CommandFailed(position, command, "it was under way, and is gone")
+            if asyncio.get_running_loop().time() > until:
+                raise CommandFailed(position, command, f"not done after {self._patience.done_s:g} s")
+            await asyncio.sleep(self._patience.poll_s)
+
+    async def _done(
+        self, job: Job, position: int, command: Command, attempt: int, seen: ClusterState, problem: str | None = None
+    ) -> None:
+        await self._tell(job, position, attempt, "done", _glimpse(command, seen), problem)
+        self._at.left.pop(position, None)
+
+    # Giving up
+
+    async def _give_up(self, job: Job, failed: CommandFailed) -> None:
+        """Undo a plan of which a command failed: back to the last good one, and leave alone what failed."""
+        what = f"{type(failed.command).__name__} {target(failed.command)}"
+        reason = f"{what}: {failed.reason}"
+        try:
+            await self._tell(job, failed.position, 0, "failed", problem=failed.reason)
+            await self._ledger.strike(self._subjects(failed, job.good, reason), self._patience.quarantine_s)
+            await self._ledger.put_standing(Standing(job.run, job.tick, job.good, job.good))
+            undone = await self._undo(job, failed.command)
+        except CommandFailed as problem:
+            undone = f"and undoing it failed at {type(problem.command).__name__} {target(problem.command)}: {problem}"
+        except (StoreError, ExecutionError, OSError, TimeoutError) as problem:
+            undone = f"and undoing it was given up: {problem}"
+        self._fail(f"{reason}; {undone}")
+        self._told("failed", {"tick": job.tick, "reason": self._at.failed})
+
+    def _fail(self, reason: str) -> None:
+        self._at.failed = reason
+        self._at.failures += 1
+        self._at.left.clear()
+
+    def _subjects(self, failed: CommandFailed, good: Plan, reason: str) -> dict[str, str]:
+        subjects = {signature(failed.command): reason}
+        gpu = target(failed.command).partition("/")[0]
+        if isinstance(failed.command, GPU_COMMANDS) and gpu not in {h.gpu for h in good.gpus}:
+            subjects[gpu] = reason
+        return subjects
+
+    async def _undo(self, job: Job, failed: Command) -> str:
+        """Carry out what leads back to the last good plan; say what that took."""
+        for position, _, attempts in job.commands:
+            if position not in self._at.left:
+                await self._tell(job, position, attempts + 1, "undone", problem="its plan failed")
+        back = commands_for(replace(job.good, reason="undo"), await self._observe())
+        if not back:
+            return "nothing had to be undone"
+        if signature(failed) in map(signature, back):
+            return "there is no earlier plan to go back to"
+        first = 1 + max(e.position for e in await self._ledger.read_entries(job.run, job.tick))
+        await self._ledger.add_commands(job.run, job.tick, back, first=first, undo=True)
+        undoing = tuple((first + n, c, 0) for n, c in enumerate(back))
+        self._at.left = {position: command for position, command, _ in undoing}
+        await self._all(replace(job, commands=undoing, need={}))
+        return f"{len(back)} command{'s' if len(back) != 1 else ''} undid what was done before"
+
+    # Looking and telling
+
+    async def _observe(self) -> ClusterState:
+        async with asyncio.timeout(self._patience.call_s):
+            return await self._executor.observe()
+
+    async def _seen(self, position: int, command: Command) -> ClusterState:
+        """Look at the cluster in the middle of a command, patiently: a server may be on its way back."""
+        until = asyncio.get_running_loop().time() + self._patience.done_s
+        while True:
+            try:
+                return await self._observe()
+            except (ExecutionError, OSError, TimeoutError) as problem:
+                if asyncio.get_running_loop().time() > until:
+                    raise CommandFailed(position, command, f"the cluster cannot be seen: {problem}") from problem
+            self._leading()
+            await asyncio.sleep(self._patience.poll_s)
+
+    async def _tell(
+        self, job: Job, position: int, attempt: int, event: str, seen: object = None, problem: str | None = None
+    ) -> None:
+        await self._ledger.tell(job.run, job.tick, position, attempt=attempt, event=event, seen=seen, problem=problem)
+        command = next((c for n, c, _ in job.commands if n == position), None)
+        verb, at = (type(command).__name__, target(command)) if command is not None else ("", "")
+        what = {"tick": job.tick, "position": position, "verb": verb, "target": at, "did": event}
+        self._told("command", {**what, "attempt": attempt, "problem": problem or ""})
+
+
+async def _together(calls: Sequence[Coroutine[Any, Any, bool]]) -> list[bool]:
+    """Await calls side by side; if one fails, only after all of them have ended."""
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    for problem in found:
+        if isinstance(problem, BaseException):
+            raise problem
+    return [result for result in found if not isinstance(result, BaseException)]
+
+
+def _leaves_no_trace(command: Command) -> bool:
+    """Say whether nothing shows that a command was done: a drained replica looks like one without requests."""
+    return type(command).__name__ == "Drain"
+
+
+def _glimpse(command: Command, cluster: ClusterState) -> object:
+    """Return what is seen of a command's target."""
+    key = target(command)
+    return {
+        "held": key.partition("/")[0] in cluster.held,
+        "instance": cluster.state(key),
+        "instances": [s.instance.id for s in cluster.instances if s.instance.gpu == key],
+    }

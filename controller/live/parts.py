@@ -1,0 +1,139 @@
+"""From a cluster file to what a controller is made of: executor and loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from partita.controller.assembly import check_beginning, known_disciplines, make_loop, settings_of
+from partita.controller.cluster_file import ClusterFile, LocalEntry, TritonEntry
+from partita.controller.commands import after
+from partita.controller.loop import Loop
+from partita.errors import ConfigError
+from partita.executors.dry_run import DryRun
+from partita.executors.local.executor import LocalExecutor
+from partita.executors.triton.api import Endpoint
+from partita.executors.triton.executor import TritonExecutor
+from partita.executors.triton.loading import Patience as TritonPatience
+from partita.model.plan import Command
+from partita.plugins.fence import FencedCaller
+from partita.plugins.host import PluginHost
+from partita.ports import Book, Executor, Page
+
+PLUGIN_LIMIT_S = 5.0
+"""How long one call of a foreign plugin may take, live; its process is killed then."""
+METRICS_PORT = 8002
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a controller turns: `close` ends what its plugins run in."""
+
+    file: ClusterFile
+    loop: Loop
+    executor: Executor
+    close: Callable[[], None]
+
+
+def assemble(file: ClusterFile, book: Book, *, advisory: Callable[[Command], None] | None = None) -> Parts:
+    """Put the parts together; with `advisory` nothing reaches the executor, and that is told of each command instead.
+
+    ConfigError or Infeasible say what is wrong with the file; nothing outside has been touched then.
+    """
+    caller = FencedCaller(PLUGIN_LIMIT_S)
+    host = PluginHost.load(caller=caller)
+    policy = file.policy_name()
+    host.require([policy])
+    disciplines = known_disciplines(host)
+    executor = _executor(file, book, host, list(disciplines))
+    if advisory is not None:
+        executor = DryRun(executor, after, file.inventory(), told=advisory)
+    settings = settings_of(file, seed=file.seed)
+    settings = replace(
+        settings,
+        stale_s=file.missing.log_s or settings.stale_s,
+        on_missing=file.missing.on_missing(),
+        floor_gpus=file.missing.floor_gpus,
+        on_drift=file.changes.on_drift(),
+    )
+    loop = make_loop(
+        file,
+        file.services(),
+        host,
+        disciplines,
+        policy=policy,
+        options=file.policy_options(),
+        settings=settings,
+        capabilities=executor.capabilities,
+    )
+    check_beginning(loop.begin().standing, loop)
+    return Parts(file, loop, executor, caller.close)
+
+
+def checked(file: ClusterFile) -> None:
+    """Raise ConfigError or Infeasible if a controller of this file could not begin; nothing is touched."""
+    assemble(file, _NoBook()).close()
+
+
+class _NoBook:
+    """A book for parts that are only looked at."""
+
+    async def read(self) -> Page:
+        """Return an empty page."""
+        return Page()
+
+    async def write(self, page: Page) -> None:
+        """Write nothing."""
+
+
+async def close_executor(executor: Executor) -> None:
+    """Close an executor's connections, if it has any."""
+    close = getattr(executor, "close", None)
+    if close is not None:
+        await close()
+
+
+def _executor(file: ClusterFile, book: Book, host: PluginHost, disciplines: list[str]) -> Executor:
+    entry = file.executor
+    if entry.triton is not None:
+        return _triton(file, entry.triton, book)
+    if entry.local is not None:
+        return _local(entry.local, disciplines)
+    assert entry.plugin is not None
+    brought, _ = host.brought("register_executors")
+    if entry.plugin.name not in brought:
+        known = f"there are: {', '.join(sorted(brought))}" if brought else "no plugin brings any"
+        raise ConfigError(f"no executor is named {entry.plugin.name!r}; {known}", key="executor.plugin.name")
+    try:
+        return cast(Executor, cast(Any, brought[entry.plugin.name])(**entry.plugin.options))
+    except TypeError as problem:
+        raise ConfigError(
+            f"{entry.plugin.name} does not take these: {problem}", key="executor.plugin.options"
+        ) from None
+
+
+def _triton(file: ClusterFile, entry: TritonEntry, book: Book) -> Executor:
+    endpoints = {
+        g: Endpoint(u.rstrip("/"), (entry.metrics.get(g) or _beside(u)).rstrip("/")) for g, u in entry.servers.items()
+    }
+    return TritonExecutor(
+        endpoints,
+        {s.name: entry.models.get(s.name, s.name) for s in file.services()},
+        file.inventory(),
+        book,
+        slos_s={s.name: s.slo_s for s in file.services()},
+        patience=replace(TritonPatience(), call_s=min(entry.timeout_s, 10.0), drain_s=entry.drain_s),
+        reload=entry.reload,
+    )
+
+
+def _local(entry: LocalEntry, disciplines: list[str]) -> Executor:
+    return LocalExecutor(entry.url, disciplines, control_s=entry.timeout_s)
+
+
+def _beside(url: str) -> str:
+    """Return the address of the metrics port where a server has its usual ones."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, f"{parts.hostname}:{METRICS_PORT}", "", "", ""))

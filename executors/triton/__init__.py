@@ -1,0 +1,1 @@
+"""Triton Inference Server: models loaded, batched and counted through its own HTTP interface."""

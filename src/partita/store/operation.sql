@@ -1,0 +1,135 @@
+-- Leadership, the story of commands, and what else a controller at work keeps. $1 … are the arguments.
+
+-- name: campaign
+INSERT INTO leader (role, holder, term, until)
+VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 second')
+ON CONFLICT (role) DO UPDATE
+SET holder = excluded.holder, term = leader.term + 1, until = excluded.until
+WHERE leader.until < clock_timestamp()
+RETURNING term;
+
+-- name: renew
+UPDATE leader SET until = clock_timestamp() + $4 * interval '1 second'
+WHERE role = $1 AND holder = $2 AND term = $3 AND until >= clock_timestamp()
+RETURNING term;
+
+-- name: resign
+UPDATE leader SET until = clock_timestamp() - interval '1 second' WHERE role = $1 AND holder = $2 AND term = $3;
+
+-- name: leading
+-- Shared, so that nobody takes over before the transaction that relies on it has ended.
+SELECT term FROM leader WHERE role = $1 AND holder = $2 AND term = $3 AND until >= clock_timestamp() FOR SHARE;
+
+-- name: leader
+SELECT holder, term, until, until >= clock_timestamp() AS holds FROM leader WHERE role = $1;
+
+-- name: begin_live_run
+INSERT INTO run (kind, policy, scenario, version, role, mode) VALUES ('live', $1, $2::jsonb, $3, $4, $5) RETURNING id;
+
+-- name: command_positions
+SELECT position, verb, detail, state, undo FROM command WHERE run = $1 AND tick = $2 ORDER BY position;
+
+-- name: add_command
+INSERT INTO command (run, tick, position, verb, target, reason, detail, term, undo)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9);
+
+-- name: add_command_event
+INSERT INTO command_event (run, tick, position, attempt, term, event, seen, problem)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8);
+
+-- name: set_command_state
+UPDATE command
+SET state = $4, claimed_by = coalesce($5, claimed_by), problem = $6,
+    finished_at = CASE WHEN $4 IN ('done', 'failed', 'undone') THEN clock_timestamp() END
+WHERE run = $1 AND tick = $2 AND position = $3;
+
+-- name: last_attempts
+SELECT position, max(attempt) AS attempt FROM command_event WHERE run = $1 AND tick = $2 GROUP BY position;
+
+-- name: command_events
+SELECT position, attempt, term, event, at, seen, problem FROM command_event WHERE run = $1 AND tick = $2 ORDER BY id;
+
+-- name: put_standing
+INSERT INTO standing (role, run, tick, term, plan, good) VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb)
+ON CONFLICT (role) DO UPDATE
+SET run = excluded.run, tick = excluded.tick, term = excluded.term, plan = excluded.plan, good = excluded.good,
+    at = clock_timestamp();
+
+-- name: standing
+SELECT run, tick, term, plan, good, at FROM standing WHERE role = $1;
+
+-- name: strike
+INSERT INTO quarantine (role, subject, reason, until) VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 second')
+ON CONFLICT (role, subject) DO UPDATE
+SET reason = excluded.reason, strikes = quarantine.strikes + 1,
+    until = clock_timestamp() + least($4 * power(2, least(quarantine.strikes, 10)), 86400) * interval '1 second';
+
+-- name: quarantined
+SELECT subject, reason, strikes, until FROM quarantine WHERE role = $1 AND until > clock_timestamp() ORDER BY subject;
+
+-- name: release_quarantine
+DELETE FROM quarantine WHERE role = $1 AND ($2::text IS NULL OR subject = $2);
+
+-- name: add_order
+INSERT INTO operator_order (role, kind, by, reason, to_run, to_tick) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id;
+
+-- name: last_pause
+SELECT id, kind, by, reason, at FROM operator_order WHERE role = $1 ORDER BY id DESC LIMIT 1;
+
+-- name: open_rollback
+SELECT o.id, o.by, o.reason, o.to_run, o.to_tick, p.detail
+FROM operator_order o LEFT JOIN plan p ON p.run = o.to_run AND p.tick = o.to_tick
+WHERE o.role = $1 AND o.kind = 'rollback' AND o.taken_at IS NULL
+ORDER BY o.id DESC LIMIT 1;
+
+-- name: take_rollbacks
+UPDATE operator_order SET taken_at = clock_timestamp()
+WHERE role = $1 AND kind = 'rollback' AND taken_at IS NULL AND id <= $2;
+
+-- name: orders
+SELECT id, kind, by, reason, to_run, to_tick, at, taken_at FROM operator_order WHERE role = $1 ORDER BY id DESC LIMIT $2;
+
+-- name: add_observation
+INSERT INTO observation (run, tick, detail) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: observations
+SELECT tick, detail FROM observation WHERE run = $1 AND tick > $2 ORDER BY tick LIMIT $3;
+
+-- name: forget_observations
+DELETE FROM observation o USING run r
+WHERE o.run = r.id AND r.role = $1 AND r.started_at < clock_timestamp() - $2 * interval '1 second' AND r.id <> $3;
+
+-- name: put_page
+INSERT INTO page (role, term, detail) VALUES ($1, $2, $3::jsonb)
+ON CONFLICT (role) DO UPDATE SET term = excluded.term, detail = excluded.detail, at = clock_timestamp()
+WHERE page.term <= excluded.term
+RETURNING term;
+
+-- name: page
+SELECT term, detail FROM page WHERE role = $1;
+
+-- name: tell_routes
+SELECT pg_notify('partita_routes', $1);
+
+-- name: report_controller
+INSERT INTO controller (role, holder, status) VALUES ($1, $2, $3::jsonb)
+ON CONFLICT (role, holder) DO UPDATE SET seen_at = clock_timestamp(), status = excluded.status;
+
+-- name: retire_controllers
+DELETE FROM controller WHERE role = $1 AND (holder = $2 OR seen_at < clock_timestamp() - interval '1 day');
+
+-- name: controllers
+SELECT holder, seen_at, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS age_s, status
+FROM controller WHERE role = $1 ORDER BY seen_at DESC;
+
+-- name: roles
+SELECT role, max(seen_at) AS seen_at FROM controller GROUP BY role ORDER BY seen_at DESC;
+
+-- name: plans
+SELECT p.run, p.tick, d.at_s, p.gpus, p.reason, r.mode, r.policy
+FROM plan p JOIN run r ON r.id = p.run JOIN decision d ON d.run = p.run AND d.tick = p.tick
+WHERE r.role = $1 AND r.kind = 'live' AND r.mode = $2
+ORDER BY p.run DESC, p.tick DESC LIMIT $3;
+
+-- name: plan_at
+SELECT p.run, p.tick, p.detail, p.reason, r.role FROM plan p JOIN run r ON r.id = p.run WHERE p.run = $1 AND p.tick = $2;
