@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from partita.model.revive import from_plain
+from partita.model.revive import VERBS, from_plain
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def decode(kind: type[T], record: bytes) -> T:
     arrays = memoryview(body)[8 + size :]
     try:
         return from_plain(kind, _joined(json.loads(body[8 : 8 + size]), arrays))
-    except (TypeError, KeyError) as problem:
+    except (TypeError, KeyError, ValueError) as problem:
         raise ValueError(f"the record is of another version: {problem}") from None
 
 
@@ -62,7 +62,8 @@ def _plain(value: Any, arrays: list[bytes]) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name), arrays) for field in fields(value)}
+        verb = {"verb": type(value).__name__} if type(value).__name__ in VERBS else {}
+        return verb | {field.name: _plain(getattr(value, field.name), arrays) for field in fields(value)}
     if isinstance(value, Mapping):
         return {_MAP: [[_plain(key, arrays), _plain(item, arrays)] for key, item in value.items()]}
     if isinstance(value, tuple | list):

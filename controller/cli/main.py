@@ -18,15 +18,22 @@ from partita.controller.cli.interruption import unlosable
 from partita.errors import PartitaError
 
 COMMANDS = {
-    "demo": ("demo", "Play a whole trace through the loop, print the table, write a report."),
-    "replay": ("replay", "Replay a scenario under one or more policies and score their goodput."),
-    "trace": ("trace", "Import, inspect, make and export request traces."),
-    "db": ("db", "Look after the database: migrate, status, url, stop."),
-    "explain": ("explain", "Say in plain words what a decision did and why."),
-    "plugins": ("plugins", "List the plugins that are installed."),
-    "mig": ("mig", "List the MIG geometries of a GPU."),
+    "demo": ("demo", "demo", "Play a whole trace through the loop, print the table, write a report."),
+    "replay": ("replay", "replay", "Replay a scenario under one or more policies and score their goodput."),
+    "trace": ("trace", "trace", "Import, inspect, make and export request traces."),
+    "db": ("db", "db", "Look after the database: migrate, status, url, stop."),
+    "run": ("run", "run", "Control a live cluster."),
+    "runtime": ("runtime", "runtime", "Serve requests with Partita's own batching runtime."),
+    "status": ("status", "status", "Say how a live cluster and its controllers are."),
+    "plan": ("plan", "plan", "Show a live cluster's plans, their differences and their history."),
+    "pause": ("orders", "pause", "Let the controller change nothing until resume."),
+    "resume": ("orders", "resume", "Let the controller decide again."),
+    "rollback": ("orders", "rollback", "Put an earlier plan into force again, and pause."),
+    "explain": ("explain", "explain", "Say in plain words what a decision did and why."),
+    "plugins": ("plugins", "plugins", "List the plugins that are installed."),
+    "mig": ("mig", "mig", "List the MIG geometries of a GPU."),
 }
-"""Command name -> (module and function name under partita.controller.cli, one line for --help)."""
+"""Command name -> (module under partita.controller.cli, function in it, one line for --help)."""
 
 
 class LazyGroup(click.Group):
@@ -40,14 +47,14 @@ class LazyGroup(click.Group):
         """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
-        name = COMMANDS[cmd_name][0]
-        command: click.Command = getattr(import_module(f"partita.controller.cli.{name}"), name)
+        module, name, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"partita.controller.cli.{module}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command list from the table above, without importing anything."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -91,6 +91,9 @@ class Dispatcher:
 
     def problem(self, sub_clusters: Sequence[SubCluster]) -> str | None:
         """Say why sub-clusters cannot be served, or None."""
+        names = [plan.name for plan in sub_clusters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            return f"two sub-clusters are called {twice[0]}"
         for plan in sub_clusters:
             if unknown := sorted(set(plan.services) - self._index.keys()):
                 return f"sub-cluster {plan.name} names an unknown service {unknown[0]}"
@@ -252,8 +255,8 @@ def _settle(queues: Sequence[deque[Request]], served: Served, number: NDArray[np
         queue.extendleft(reversed(kept))
     batches = (served.batch_instance, served.batch_service, served.batch_size)
     spans = (served.batch_start_ns, served.batch_finish_ns)
-    for number, service, size, start, finish in zip(*(c.tolist() for c in (*batches, *spans)), strict=True):
-        turned.grants.append(Grant(number, service, [riders[service].popleft() for _ in range(size)], start, finish))
+    for place, service, size, start, finish in zip(*(c.tolist() for c in (*batches, *spans)), strict=True):
+        turned.grants.append(Grant(place, service, [riders[service].popleft() for _ in range(size)], start, finish))
     return turned
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -41,7 +42,7 @@ class Meters:
         self.lost = Gauge("partita_runtime_log_rows_lost", "Finished requests that no log kept", registry=registry)
         queued = Gauge("partita_runtime_queue_depth", "Requests that wait for a batch", ["service"], registry=registry)
         for number, service in enumerate(services):
-            queued.labels(service).set_function(lambda number=number: waiting(number))
+            queued.labels(service).set_function(partial(waiting, number))
         Gauge("partita_runtime_instances", "Instances there are", registry=registry).set_function(instances)
 
     def text(self) -> bytes:

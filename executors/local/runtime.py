@@ -13,6 +13,7 @@ from math import isnan, nan
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from partita.errors import Failed
 from partita.executors.local.dispatcher import Astray, Dispatcher, Group
@@ -56,7 +57,7 @@ class Runtime:
         self._batches = [self.meters.batch.labels(name) for name in self._names]
         self._latencies = [self.meters.latency.labels(name) for name in self._names]
         self._unix_ns = time.time_ns() - time.monotonic_ns()
-        self._serving: dict[str, tuple[dict[int, Machine], np.ndarray[tuple[int], np.dtype[np.int64]]]] = {}
+        self._serving: dict[str, tuple[dict[int, Machine], NDArray[np.int64]]] = {}
         self._next_turn: asyncio.TimerHandle | None = None
         self._turned_s = 0.0
         self._open = 0
@@ -107,7 +108,7 @@ class Runtime:
 
     async def serve(self, service: str, size: float = nan) -> Answer:
         """Queue a request and return how it ended."""
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         request = Request(self._index[service], size, time.monotonic_ns(), answer)
         self._open += 1
         if self.stopping:
@@ -181,7 +182,7 @@ class Runtime:
         for request in turned.dropped:
             self._refuse(request, Ending.DROPPED, f"dropped by the {group.discipline.name} discipline")
 
-    def _machines(self, group: Group) -> tuple[dict[int, Machine], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    def _machines(self, group: Group) -> tuple[dict[int, Machine], NDArray[np.int64]]:
         """Return the machines that serve a group now, by number and as an array of numbers."""
         known = self._serving.get(group.plan.name)
         if known is None:

@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from partita.executors.local.devices import Device, device, sleep_until
@@ -30,7 +31,7 @@ _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
 def main(fd: int, settings: Mapping[str, Any], lock: str | None) -> None:
     """Serve the socket `fd` until the runtime closes it."""
     _prepare()
-    with socket.socket(fileno=fd) as line:
+    with socket.socket(fileno=fd) as line, suppress(BrokenPipeError):  # nobody is left to be told
         here = device(settings, lock)
         line.sendall(b'{"ready":true}\n')
         with line.makefile("r", encoding="utf-8") as messages:

@@ -212,6 +212,17 @@ class ExecutorContract(ABC):
 
         self._play(story)
 
+    def test_a_drained_replica_that_is_wanted_again_serves_again(self) -> None:
+        async def story(subject: Subject) -> None:
+            gpu = subject.inventory[0]
+            plan = plans(subject)[0]
+            await become(subject, plan)
+            await subject.executor.apply([Drain(gpu.id, ("a",), "")])
+            await become(subject, plan)
+            assert_is(await subject.executor.observe(), plan)
+
+        self._play(story)
+
     def test_what_is_started_shows_at_once_as_there_or_on_its_way(self) -> None:
         async def story(subject: Subject) -> None:
             gpu = subject.inventory[0]

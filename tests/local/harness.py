@@ -118,6 +118,10 @@ def brought_up(instances: Sequence[Instance], services: str, batching: Batching)
     ]
 
 
+PATIENCE = aiohttp.ClientTimeout(total=30.0)
+"""After this a request counts as forgotten."""
+
+
 @dataclass
 class Reply:
     service: str
@@ -128,7 +132,7 @@ class Reply:
 
 async def play(url: str, arrivals: Sequence[tuple[float, str]]) -> list[Reply]:
     """Send requests at their instants (seconds from now) and return the answers, in the order of sending."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=PATIENCE) as session:
         begin = time.monotonic() + 0.05
 
         async def send(at_s: float, name: str) -> Reply:

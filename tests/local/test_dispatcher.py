@@ -173,6 +173,7 @@ def test_a_size_beyond_every_route_is_served_by_nobody() -> None:
 def test_what_cannot_be_served_is_said_before(plan: SubCluster, problem: str) -> None:
     assert problem in (dispatcher().problem([plan]) or "")
     assert dispatcher().problem([group("y", "abc")]) is None
+    assert "two sub-clusters" in (dispatcher().problem([group("y", "a"), group("y", "b")]) or "")
 
 
 @dataclass

@@ -57,7 +57,7 @@ def test_requests_that_cannot_be_served_are_told_why(runtime: Running) -> None:
 
 def test_controls_that_are_no_commands_are_refused(runtime: Running) -> None:
     async def story() -> None:
-        bodies = (b"{", {}, {"command": {"verb": "Explode"}}, {"command": {"verb": "Acquire"}}, [1])
+        bodies: tuple[Any, ...] = (b"{", {}, {"command": {"verb": "Explode"}}, {"command": {"verb": "Acquire"}}, [1])
         for body in bodies:
             status, told = await call(runtime, "/v1/control", body)
             assert (status, told["error"]) == (400, "failed")

@@ -59,8 +59,8 @@ def test_live_batches_are_those_of_replay(batching: Batching, tmp_path: Path) ->
 
 def mean_batch(finished: list[dict[str, Any]]) -> float:
     """Return the mean over batches: each of a batch's n requests stands for one n-th of it."""
-    sizes = [f["batch"] for f in finished if f["batch"]]
-    return len(sizes) / sum(1 / n for n in sizes)
+    sizes = np.array([f["batch"] for f in finished if f["batch"]])
+    return float(len(sizes) / (1 / sizes).sum())
 
 
 def replayed_mean_batch(services: tuple[Service, ...], group: SubCluster, finished: list[dict[str, Any]]) -> float:

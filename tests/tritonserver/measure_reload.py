@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+from collections.abc import Awaitable
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ async def measure() -> None:
                     await report(name, server.endpoint, executor.apply([change]))
 
 
-async def report(name: str, endpoint: Endpoint, change: asyncio.Future[None] | object) -> None:
+async def report(name: str, endpoint: Endpoint, change: Awaitable[None]) -> None:
     """Make one change under load and print its row."""
     loop, sent = asyncio.get_running_loop(), list[asyncio.Task[tuple[float, float, bool]]]()
     done = asyncio.Event()
@@ -82,17 +83,17 @@ async def report(name: str, endpoint: Endpoint, change: asyncio.Future[None] | o
     at, latency, good = (np.array(column) for column in zip(*rows, strict=True))
     spans = {"before": at < begin, "during": (at >= begin) & (at < end + 0.3), "after": at >= end + 0.3}
     figures = "  ".join(
-        f"{span} p50 {np.quantile(latency[which], 0.5) * 1e3:5.1f} p99 {np.quantile(latency[which], 0.99) * 1e3:5.1f} ms"
+        "{} p50 {:5.1f} p99 {:5.1f} ms".format(span, *np.quantile(latency[which], (0.5, 0.99)) * 1e3)
         for span, which in spans.items()
     )
     print(f"{name:26} {took:5.2f} s  {int((~good).sum())} of {len(rows)} failed  {figures}")
 
 
-async def timed(act: object) -> float:
+async def timed(act: Awaitable[None]) -> float:
     """Return how long something takes, in seconds."""
     loop = asyncio.get_running_loop()
     begin = loop.time()
-    await act  # type: ignore[misc]
+    await act
     return loop.time() - begin
 
 

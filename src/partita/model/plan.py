@@ -150,7 +150,7 @@ class DestroyInstance:
 
 @dataclass(frozen=True, slots=True)
 class SetShare:
-    """Give an instance another GPU%; what runs there keeps its share until it is started again."""
+    """Give an instance another GPU%; what runs there is started again, since it keeps the share it began with."""
 
     instance: str
     gpu_percent: float

@@ -1,7 +1,8 @@
 """Values from plain data: what `plain.to_plain` wrote, read back as the dataclass it was.
 
-Types are read off the dataclass's own annotations. Only what the store and the executors keep is covered: frozen
-dataclasses of numbers, texts, enums, tuples, mappings, arrays, optional values and unions.
+Types are read off the dataclass's own annotations; a command says which it is by its verb. Only what the store and the
+executors keep is covered: frozen dataclasses of numbers, texts, enums, tuples, mappings, arrays, optional values and
+unions.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def _tuple(parts: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 def _one_of(parts: tuple[Any, ...], value: Any) -> Any:
     if value is None and NoneType in parts:
         return None
+    if isinstance(value, Mapping) and "verb" in value:
+        return command_from_plain(value)
     for part in (p for p in parts if p is not NoneType):
         if part is bool or part is int or part is float or part is str:
             if type(value) is part:

@@ -133,3 +133,44 @@ ORDER BY p.run DESC, p.tick DESC LIMIT $3;
 
 -- name: plan_at
 SELECT p.run, p.tick, p.detail, p.reason, r.role FROM plan p JOIN run r ON r.id = p.run WHERE p.run = $1 AND p.tick = $2;
+
+-- name: known_roles
+SELECT role, max(at) AS at FROM (
+    SELECT role, seen_at AS at FROM controller UNION ALL SELECT role, at FROM standing
+) AS known GROUP BY role ORDER BY at DESC, role;
+
+-- name: standing_heading
+SELECT run, tick, term, at FROM standing WHERE role = $1;
+
+-- name: last_decision_of_role
+SELECT d.run, d.tick, d.action, d.chosen, d.reason,
+       (SELECT count(*) FROM command c WHERE c.run = d.run AND c.tick = d.tick AND NOT c.undo) AS commands
+FROM run r JOIN decision d ON d.run = r.id
+WHERE r.role = $1 AND r.kind = 'live' ORDER BY d.run DESC, d.tick DESC LIMIT 1;
+
+-- name: plan_outcomes
+SELECT c.run, c.tick, c.state, c.undo, count(*) AS commands
+FROM command c JOIN run r ON r.id = c.run
+WHERE r.role = $1 AND (c.run, c.tick) >= ($2, $3) GROUP BY c.run, c.tick, c.state, c.undo;
+
+-- name: commands_of
+SELECT position, verb, target, reason, detail, state, term, claimed_by, finished_at, problem, undo
+FROM command WHERE run = $1 AND tick = $2 ORDER BY position;
+
+-- name: order_taken
+SELECT taken_at FROM operator_order WHERE id = $1;
+
+-- name: last_observation_of_role
+SELECT o.run, o.tick, o.detail FROM observation o JOIN run r ON r.id = o.run
+WHERE r.role = $1 AND r.kind = 'live' AND o.tick > 0 ORDER BY o.run DESC, o.tick DESC LIMIT 1;
+
+-- name: run_heading
+SELECT id, kind, policy, role, mode, scenario, started_at, finished_at FROM run WHERE id = $1;
+
+-- name: run_modes
+SELECT id, role, mode FROM run WHERE kind = 'live' AND id = ANY($1::bigint[]);
+
+-- name: recorded_decision
+SELECT d.tick, d.at_s, d.action, d.chosen, d.reason, d.offered_rps, d.forecast_rps, d.gpus_held, d.gpus_wanted, d.detail,
+       p.detail AS plan
+FROM decision d LEFT JOIN plan p ON p.run = d.run AND p.tick = d.tick WHERE d.run = $1 AND d.tick = $2;

@@ -1,0 +1,82 @@
+"""What is asked of the servers: requests of two services whose rates change, the same instants in every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.model.load import Arrivals
+from partita.ports import Rows
+from partita.traces.writers import write_trace
+
+EPOCH_NS = 1_700_000_000_000_000_000
+"""Where a written trace begins: traces bear dates, and a replay counts from its first request."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load:
+    """Requests in the order of their instants (seconds from the beginning), each of a service given by its number."""
+
+    services: tuple[str, ...]
+    at_s: NDArray[np.float64]
+    service: NDArray[np.int64]
+    span_s: float
+
+    def arrivals(self) -> Arrivals:
+        """Return the requests service by service, as disciplines take them."""
+        at_ns = np.rint(self.at_s * 1e9).astype(np.int64)
+        order = np.lexsort((at_ns, self.service))
+        counts = np.bincount(self.service, minlength=len(self.services))
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        return Arrivals(at_ns[order], offsets, np.ones(len(order), np.float32))
+
+    def write(self, path: Path) -> None:
+        """Write it as a trace of Partita's own."""
+        order = np.argsort(self.at_s, kind="stable")
+        names = np.array(self.services, object)[self.service[order]]
+        at_ns = EPOCH_NS + np.rint(self.at_s[order] * 1e9).astype(np.int64)
+        sizes = np.full(len(order), np.nan, np.float32)
+        write_trace(path, [Rows(at_ns, names, sizes, sizes)])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A point that the rates pass through: when, and how much of each service by then."""
+
+    at: float
+    rates_rps: tuple[float, ...]
+
+
+def make_load(services: tuple[str, ...], steps: tuple[Step, ...], *, span_s: float, seed: int) -> Load:
+    """Draw requests whose rates go in straight lines from step to step; `at` of a step is a share of `span_s`."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    corners = np.array([step.at * span_s for step in steps])
+    instants, numbers = [], []
+    for n in range(len(services)):
+        rates = np.array([step.rates_rps[n] for step in steps])
+        expected = np.concatenate(([0.0], np.cumsum(np.diff(corners) * (rates[1:] + rates[:-1]) / 2)))
+        gaps = rng.exponential(size=round(expected[-1] + 6 * np.sqrt(expected[-1]) + 10))
+        reached = np.cumsum(gaps)
+        at_s = _when(reached[reached < expected[-1]], corners, rates, expected)
+        instants.append(at_s)
+        numbers.append(np.full(len(at_s), n, np.int64))
+    at_s, number = np.concatenate(instants), np.concatenate(numbers)
+    order = np.argsort(at_s, kind="stable")
+    return Load(services, at_s[order], number[order], span_s)
+
+
+def _when(
+    reached: NDArray[np.float64],
+    corners: NDArray[np.float64],
+    rates: NDArray[np.float64],
+    expected: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return when the expected number of requests has reached these numbers: unit gaps become those of the rates."""
+    fine = np.linspace(corners[0], corners[-1], 20_000)
+    rate = np.interp(fine, corners, rates)
+    grown = np.concatenate(([0.0], np.cumsum(np.diff(fine) * (rate[1:] + rate[:-1]) / 2)))
+    found: NDArray[np.float64] = np.interp(reached, grown * expected[-1] / grown[-1], fine)
+    return found
