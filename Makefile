@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install test test-all lint format bench bench-fidelity bench-policies clean
+.PHONY: help demo demo-live install triton test test-all lint format bench bench-fidelity bench-policies bench-log clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,6 +14,9 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -
 CREATED := $(VENV)/.created
 CORE := $(VENV)/.core-installed
 TEST := $(VENV)/.test-installed
+# A Triton server for the CPU, in an environment of its own since it wants an old numpy.
+TRITON_VENV := .venv-triton
+TRITON := $(TRITON_VENV)/.installed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -21,12 +24,17 @@ help: ## list the targets
 demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=file plays your own
 	@$(BIN)/partita demo $(if $(TRACE),--trace "$$TRACE")
 
+demo-live: $(CORE) $(TRITON) ## control a real Triton server under a changing load, and compare with replay (Linux x86-64)
+	@$(BIN)/partita demo-live
+
 install: $(CORE) ## install the core into .venv, for use as .venv/bin/partita
 
-test: lint $(TEST) ## lint, then run every test that takes no more than a few seconds
+triton: $(TRITON) ## install a Triton server for the CPU into .venv-triton (Linux, Python 3.11 or 3.12)
+
+test: lint $(TEST) try-triton ## lint, then run every test that takes no more than a few seconds
 	@$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/bench
 
-test-all: lint $(TEST) ## lint, then run the slow tests too
+test-all: lint $(TEST) try-triton ## lint, then run the slow tests too
 	@$(BIN)/python -m pytest -q --ignore=tests/bench
 
 lint: $(TEST) ## check style, types and layers
@@ -42,6 +50,9 @@ format: $(TEST) ## put the code into its format, and mend what can be mended
 bench: $(TEST) ## measure speed
 	@$(BIN)/python tests/bench/bench_replay_speed.py
 
+bench-log: $(TEST) ## measure how many requests a second the live log takes (minutes)
+	@$(BIN)/python tests/bench/bench_log.py
+
 bench-fidelity: $(TEST) ## compare the disciplines with reference schedulers (needs PARTITA_REFERENCE_DIR)
 	@$(BIN)/python tests/bench/bench_fidelity.py
 
@@ -49,7 +60,7 @@ bench-policies: $(TEST) ## compare the policies on real traces (needs PARTITA_RE
 	@$(BIN)/python tests/bench/bench_policies.py
 
 clean: ## remove .venv, build outputs and caches (never the database)
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	@rm -rf $(VENV) $(TRITON_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CREATED):
@@ -72,3 +83,15 @@ $(TEST): $(CORE)
 	@echo "Installing the test tools and torch into $(VENV)."
 	@$(PIP) --no-build-isolation --editable '.[test,torch]'
 	@touch $@
+
+$(TRITON): constraints-triton.txt
+	@echo "Installing a Triton server into $(TRITON_VENV)."
+	@$(PYTHON) -m venv $(TRITON_VENV)
+	@$(TRITON_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input \
+	  --constraint constraints-triton.txt nvidia-pytriton
+	@touch $@
+
+# Where there is no server for this machine, its tests say so and are skipped.
+.PHONY: try-triton
+try-triton:
+	@$(MAKE) -s $(TRITON) 2>/dev/null || echo "No Triton server can be installed here; its tests are skipped."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
@@ -16,6 +17,14 @@ Record = Mapping[str, Any]
 WIDTH = 100
 MOST_TARGETS = 4
 """Targets named one by one; of more, the last are counted."""
+STATES = {
+    "done": "done",
+    "claimed": "under way",
+    "written": "not begun yet",
+    "failed": "failed",
+    "undone": "undone",
+}
+"""How the states of commands read, in the order in which they are told."""
 ROUTES = target(SetRoutes((), (), ""))
 
 
@@ -42,20 +51,32 @@ def _lines(d: Record, run: str) -> Iterator[str]:
     yield f"Decision {d['tick']} of {run}, at {moment(d['at_s'])}: {_outcome(d)}"
     yield _say("Why", f"{d['reason']}.")
     yield _say("Measured", f"{d['offered_rps']:,.1f} requests a second, {gpus(d['gpus_held'])} held.")
-    yield _say("Expected", _forecast(d["forecast_rps"]))
-    yield _say("Suggested", "nothing: no plugin had an opinion." if not d["opinions"] else "")
-    yield from (f"    {_opinion(opinion)}" for opinion in d["opinions"])
-    yield _say("Rehearsed", "nothing: there was no candidate." if not d["candidates"] else "")
-    yield from (f"  {'›' if c['label'] == d['chosen'] else ' '} {_candidate(c)}" for c in d["candidates"])
-    yield _say("Commanded", "nothing." if not d["commands"] else "")
-    yield from _commands(d["commands"])
+    if _is_weighed(d):
+        yield _say("Expected", _forecast(d["forecast_rps"]))
+        yield _say("Suggested", "nothing: no plugin had an opinion." if not d["opinions"] else "")
+        yield from (f"    {_opinion(opinion)}" for opinion in d["opinions"])
+        yield _say("Rehearsed", "nothing: there was no candidate." if not d["candidates"] else "")
+        yield from (f"  {'›' if c['label'] == d['chosen'] else ' '} {_candidate(c)}" for c in d["candidates"])
+    else:
+        yield _say("Weighed", "nothing: this was settled before any forecast, and no plugin was asked.")
+    given = [command for command in d["commands"] if not command.get("undo")]
+    yield _say("Commanded", "nothing." if not given else "")
+    yield from _commands(given)
+    yield from _carried_out(d["commands"])
+    if not _is_weighed(d):
+        return
     yield _say("Weighed by", _objective(d["objective"]))
+
+
+def _is_weighed(d: Record) -> bool:
+    """Say whether plans were compared: not where an order, work under way or a missing signal settles a turn before."""
+    return bool(d["opinions"] or d["candidates"] or d["forecast_rps"])
 
 
 def _outcome(d: Record) -> str:
     held, wanted = d["gpus_held"], d["gpus_wanted"]
     if d["action"] != "act":
-        return f"nothing to do, {gpus(held)} kept."
+        return f"nothing {'to do' if _is_weighed(d) else 'was done'}, {gpus(held)} kept."
     change = f"from {held} to {gpus(wanted)}" if held != wanted else f"{gpus(held)} kept, used otherwise"
     return f"acted, {change} ({d['chosen']})."
 
@@ -96,6 +117,25 @@ def _commands(commands: Sequence[Record]) -> Iterator[str]:
             targets.setdefault(command["verb"], []).append(command["target"])
         acts = "; ".join(_acts(list(verbs), at) for at, verbs in groupby(targets, key=targets.__getitem__))
         yield fill(f"{acts}: {reason}", WIDTH, initial_indent="    ", subsequent_indent="        ")
+
+
+def _carried_out(commands: Sequence[Record]) -> Iterator[str]:
+    """Say what became of commands, where that is known: of a live run's."""
+    if not any("events" in command for command in commands):
+        return
+    states = Counter(command["state"] for command in commands if not command["undo"])
+    undoing = Counter(command["state"] for command in commands if command["undo"])
+    told = [f"{states[state]} {words}" for state, words in STATES.items() if states[state]]
+    if undoing:
+        told.append(f"{undoing['done']} of {undoing.total()} that take it back done")
+    yield _say("Carried out", f"{', '.join(told)}.")
+    for command in commands:
+        if command["state"] == "failed" or (command["problem"] and command["state"] in ("written", "claimed")):
+            yield _indented(f"{command['verb']} {command['target']}: {command['problem'] or 'failed'}")
+
+
+def _indented(text: str) -> str:
+    return fill(text, WIDTH, initial_indent="    ", subsequent_indent="        ", break_long_words=False)
 
 
 def _acts(verbs: Sequence[str], targets: Sequence[str]) -> str:

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from math import isinf
 from textwrap import fill
+from typing import Any
 
 from partita.controller.wording import gpus, span
 from partita.mig import Geometry
 from partita.model.cluster import Batching, Route, SubCluster
+from partita.model.plain import to_plain
 from partita.model.plan import Plan
 from partita.store.operation import CommandRecord, EventRecord
 
 WIDTH = 100
 MOST_NAMED = 8
 """Names written one by one; of more, the last are counted."""
+
+SHOWN_OF_COMMAND = (
+    "position",
+    "verb",
+    "target",
+    "reason",
+    "detail",
+    "state",
+    "term",
+    "claimed_by",
+    "problem",
+    "undo",
+)
+SHOWN_OF_EVENT = ("attempt", "term", "event", "seen", "problem")
 
 Counted = Mapping[tuple[str, bool], int]
 """Commands of one decision, counted by state and by whether they undo."""
@@ -227,6 +243,24 @@ def counted_of(commands: Iterable[CommandRecord]) -> dict[tuple[str, bool], int]
     return counted
 
 
+def story_document(commands: Iterable[CommandRecord]) -> list[dict[str, Any]]:
+    """Return commands and what happened to them as plain data; instants as ISO texts."""
+    return [
+        {
+            **{name: to_plain(getattr(c, name)) for name in SHOWN_OF_COMMAND},
+            "finished_at": None if c.finished_at is None else _iso(c.finished_at),
+            "events": [
+                {**{name: to_plain(getattr(e, name)) for name in SHOWN_OF_EVENT}, "at": _iso(e.at)} for e in c.events
+            ],
+        }
+        for c in commands
+    ]
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
 def story_lines(commands: Sequence[CommandRecord]) -> Iterator[str]:
     """Tell what happened to each command, in the order in which they were to be done."""
     for command in commands:
@@ -264,6 +298,7 @@ def _event(event: EventRecord) -> str:
 
 def clock(at: datetime) -> str:
     """Write an instant to the millisecond, in UTC."""
+    at = at.astimezone(UTC)
     return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03}"
 
 

@@ -190,21 +190,21 @@ def _decision(decision: Mapping[str, Any], run: object) -> str:
 def _services(status: Mapping[str, Any]) -> Iterator[Line]:
     offered, replicas = status.get("offered_rps", {}), status.get("replicas", {})
     lines = []
-    for name, target in sorted(status.get("attainment_target", {}).items()):
+    for name, wanted in sorted(status.get("attainment_target", {}).items()):
         number = replicas.get(name, 0)
         lines.append(
             f"{name}: {number} replica{'s' if number != 1 else ''}, {offered.get(name, 0.0):,.1f} requests a second, "
-            f"{_attained(status, name, target)}"
+            f"{_attained(status, name, wanted)}"
         )
     yield from _headed("services", lines)
 
 
-def _attained(status: Mapping[str, Any], name: str, target: float) -> str:
+def _attained(status: Mapping[str, Any], name: str, wanted: float) -> str:
     answered = status.get("answered", {}).get(name, 0)
     if not answered:
-        return f"none answered yet (target {target * 100:g} %)"
+        return f"none answered yet (target {wanted * 100:g} %)"
     share = status.get("good", {}).get(name, 0) / answered
-    told = of_target(share, target) if share < target else f"{percent(share)} (target {target * 100:g} %)"
+    told = of_target(share, wanted) if share < wanted else f"{percent(share)} (target {wanted * 100:g} %)"
     return f"{told} in time of {answered:,}"
 
 

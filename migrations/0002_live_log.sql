@@ -98,6 +98,8 @@ BEGIN
     IF log_begin.batch IS NULL OR log_begin.batch < 0 THEN
         RAISE EXCEPTION 'a batch needs a number that is not negative' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- A gateway that is frozen in the middle must not keep others waiting for what it has locked.
+    PERFORM set_config('idle_in_transaction_session_timeout', '30s', true);
     clock := clock_timestamp();
     SELECT w.* INTO known FROM log_writer w WHERE w.writer = log_begin.writer;
     IF NOT FOUND THEN
@@ -371,11 +373,15 @@ END
 $$;
 
 -- Make the partitions of today and tomorrow, and summarise the block ranges written since the last time, so that the
--- latest requests are found without reading the day.
+-- latest requests are found without reading the day. Forget the batches of writers not seen for a day (what they might
+-- send again would be refused as old), and after a month the writers.
 CREATE FUNCTION tend_live_log() RETURNS void
 LANGUAGE plpgsql SET lock_timeout = '200ms' AS $$
 BEGIN
     PERFORM ensure_partitions(now(), now() + interval '1 day');
+    DELETE FROM log_batch b USING log_writer w WHERE b.writer = w.writer AND w.seen_at < now() - interval '25 hours';
+    DELETE FROM log_reject r USING log_writer w WHERE r.writer = w.writer AND w.seen_at < now() - interval '30 days';
+    DELETE FROM log_writer w WHERE w.seen_at < now() - interval '30 days';
     PERFORM brin_summarize_new_values(i.indexrelid)
     FROM (SELECT DISTINCT to_regclass('request_log_' || to_char(t AT TIME ZONE 'UTC', 'YYYYMMDD'))
           FROM unnest(ARRAY[now() - interval '2 minutes', now()]) t) p (part)

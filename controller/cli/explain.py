@@ -37,8 +37,9 @@ def explain(
 ) -> None:
     """Say what DECISION (a turn of the loop) measured, expected, weighed and commanded, and why.
 
-    Without DECISION, the last that acted. Decisions are read from the database that partita demo and partita replay
-    --journal write, or from the JSON that partita replay --json writes.
+    Without DECISION, the last that acted. Decisions are read from the database that partita run, partita demo and
+    partita replay --journal write, or from the JSON that partita replay --json writes. Of a live run's decision it also
+    says what became of its commands.
 
     \b
     Examples:
@@ -82,26 +83,34 @@ def _from_file(path: Path, run: str | None, tick: int | None, as_list: bool, als
 async def _from_database(dsn: str, run: str | None, tick: int | None, as_list: bool, also_held: bool) -> list[str]:
     from partita.controller.explanation import explain as in_words
     from partita.controller.explanation import list_decisions as in_lines
+    from partita.controller.planview import story_document
     from partita.model.plain import to_plain
     from partita.store.connection import connect
     from partita.store.journal import list_decisions, list_runs, read_decision
+    from partita.store.operation import read_modes, read_story
 
     async with connect(dsn) as connection:
         runs = await list_runs(connection, limit=MOST_RUNS)
         chosen = _choose(runs, run)
+        modes = await read_modes(connection, [r.id for r in runs])
+        mode = f", live, {modes[chosen.id]}" if chosen.id in modes else ""
         if not as_list:
             found = await read_decision(connection, chosen.id, tick)
-            return [in_words(found, run=f"{chosen.policy} (run {chosen.id})")]
+            if mode:
+                found = {**found, "commands": story_document(await read_story(connection, chosen.id, found["tick"]))}
+            return [in_words(found, run=f"{chosen.policy} (run {chosen.id}{mode})")]
         made = await list_decisions(connection, chosen.id, acts_only=not also_held, limit=MOST_LINES)
-    told = f"{_acted(chosen.acts)} in run {chosen.id} ({chosen.policy}); {_held(chosen, also_held)}."
-    others = [f"{r.id} ({r.policy})" for r in runs if r.id != chosen.id]
+    told = f"{_acted(chosen.acts)} in run {chosen.id} ({chosen.policy}{mode}); {_held(chosen, also_held)}."
+    others = [f"{r.id} ({r.policy}{', live' if r.id in modes else ''})" for r in runs if r.id != chosen.id]
     return [told + _others(others), *in_lines([to_plain(d) for d in made])]
 
 
 def _choose(runs: Sequence[RunRecord], wanted: str | None) -> RunRecord:
     """Return the run with a number, or the newest of a policy, or the newest of all; ConfigError if there is none."""
     if not runs:
-        raise ConfigError("the journal holds no run yet: partita demo and partita replay --journal write one")
+        raise ConfigError(
+            "the journal holds no run yet: partita run, partita demo and partita replay --journal write one"
+        )
     for run in runs:
         if wanted in (None, run.policy) or wanted == str(run.id):
             return run

@@ -76,7 +76,10 @@ def rollback(to: str | None, name: str | None, reason: str, no_wait: bool, datab
       partita rollback
       partita rollback 3/42 --reason "embed is slow since 3/57"
     """
-    _give(database, name, no_wait, lambda c, role: _rollback(c, role, to, reason))
+    from partita.controller.cli.plan import parse_number
+
+    where = None if to is None else parse_number(to)
+    _give(database, name, no_wait, lambda c, role: _rollback(c, role, where, reason))
 
 
 class _Order:
@@ -102,15 +105,12 @@ async def _plain_order(connection: Connection, role: str, kind: str, reason: str
     return _Order(number, kind, said, _paused("pause", reason) if kind == "pause" else "")
 
 
-async def _rollback(connection: Connection, role: str, to: str | None, reason: str) -> _Order:
-    from partita.controller.cli.plan import find_numbered, parse_number
+async def _rollback(connection: Connection, role: str, to: tuple[int, int] | None, reason: str) -> _Order:
+    from partita.controller.cli.plan import find_numbered
     from partita.store.operation import give_order
 
-    if to is None:
-        run, tick = await _previous(connection, role)
-    else:
-        run, tick = parse_number(to)
-        await find_numbered(connection, role, run, tick)
+    run, tick = to or await _previous(connection, role)
+    await find_numbered(connection, role, run, tick)
     number = await give_order(connection, role, "rollback", by=_by(), reason=reason, to=(run, tick))
     said = f"{role} is to go back to the plan of decision {tick}, run {run}, and to pause there"
     return _Order(number, "rollback", said, _paused("rollback", reason))

@@ -46,12 +46,15 @@ def show(which: str, name: str | None, as_json: bool, database: Database) -> Non
       partita plan show 3/42
       partita plan show good --json
     """
+    from partita.controller.planview import story_document
     from partita.model.plain import to_json
+
+    check_which(which)
 
     def answer(dsn: str) -> str:
         found, story = asyncio.run(_on(dsn, lambda c: _shown(c, name, which)))
         if as_json:
-            return to_json({**found.heading(), "plan": found.plan, "commands": story})
+            return to_json({**found.heading(), "plan": found.plan, "commands": story_document(story)})
         return "\n".join(_in_words(found, story))
 
     with database.serve() as dsn:
@@ -78,6 +81,9 @@ def diff(before: str | None, after: str | None, name: str | None, as_json: bool,
     """
     from partita.controller.planview import difference, difference_lines
     from partita.model.plain import to_json
+
+    for which in (before, after):
+        check_which(which or CURRENT)
 
     with database.serve() as dsn:
         one, other = asyncio.run(_on(dsn, lambda c: _two(c, name, before, after)))
@@ -140,6 +146,12 @@ def parse_number(text: str) -> tuple[int, int]:
         named = f"{CURRENT}, {GOOD} or {OBSERVED}"
         raise ConfigError(f"{text!r} names no plan: give RUN/TICK, such as 3/42, or {named}", value=text)
     return int(run), int(tick)
+
+
+def check_which(text: str) -> None:
+    """Raise ConfigError unless a text can name a plan."""
+    if text not in (CURRENT, GOOD, OBSERVED):
+        parse_number(text)
 
 
 async def find_numbered(connection: Connection, role: str, run: int, tick: int) -> Plan:

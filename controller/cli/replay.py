@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.command()
-@click.argument("scenario", type=click.Path(path_type=Path))
+@click.argument("scenario", required=False, type=click.Path(path_type=Path))
 @click.option("--policy", "policies", multiple=True, metavar="NAME", help="Policy to play instead of the scenario's.")
 @click.option("--discipline", metavar="NAME", help="Discipline to use instead of the scenario's.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result as JSON; - is stdout, and nothing else.")
@@ -33,6 +35,12 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed to use instead of the scenario's.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors; files are still written.")
 @click.option("--journal", is_flag=True, help="Write every turn of the loop to the database, for partita explain.")
+@click.option(
+    "--recorded",
+    type=click.IntRange(min=1),
+    metavar="RUN",
+    help="Instead of a scenario: make the decisions of a live run again and compare them with its journal.",
+)
 @click.option(
     "--plugin-timeout",
     "plugin_limit_s",
@@ -52,7 +60,7 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @database_options
 def replay(
-    scenario: Path,
+    scenario: Path | None,
     policies: tuple[str, ...],
     discipline: str | None,
     json_file: str | None,
@@ -60,6 +68,7 @@ def replay(
     seed: int | None,
     quiet: bool,
     journal: bool,
+    recorded: int | None,
     plugin_limit_s: float,
     database: Database,
 ) -> None:
@@ -69,13 +78,23 @@ def replay(
     the same result, whatever the machine; docs/scenario.md explains every key, docs/replay.md every column of the table
     that is printed.
 
+    With --recorded, a live run's turns are decided once more from what they saw. The loop is pure, so every decision
+    must come out the same, to the last bit; if one does not, it is shown, and the exit code is 1.
+
     \b
     Examples:
       partita replay scenario.yaml
       partita replay scenario.yaml --policy symphony --policy reactive --report report.html
       partita replay scenario.yaml --discipline eager --json - | jq .scores
       partita replay scenario.yaml --journal && partita explain
+      partita replay --recorded 3
     """
+    if recorded is not None:
+        _refuse_beside_recorded(scenario, policies, discipline, json_file, report, seed, journal)
+        _replay_recorded(recorded, database, quiet=quiet)
+        return
+    if scenario is None:
+        raise click.UsageError("name a SCENARIO, or a live run with --recorded")
     from partita.controller.config import Scenario
     from partita.controller.results import check_writable, result_document, result_text, write_whole
     from partita.plugins.host import PluginHost
@@ -119,6 +138,49 @@ def replay(
         from partita.controller.cli.printing import print_scores
 
         print_scores(result)
+
+
+def _refuse_beside_recorded(
+    scenario: Path | None,
+    policies: tuple[str, ...],
+    discipline: str | None,
+    json_file: str | None,
+    report: Path | None,
+    seed: int | None,
+    journal: bool,
+) -> None:
+    """Refuse what would make another run of it."""
+    given = {
+        "SCENARIO": scenario,
+        "--policy": policies,
+        "--discipline": discipline,
+        "--json": json_file,
+        "--report": report,
+        "--seed": seed,
+        "--journal": journal,
+    }
+    for name, value in given.items():
+        if value not in (None, (), False):
+            raise click.UsageError(f"{name} has no place beside --recorded, which plays a run as it was")
+
+
+def _replay_recorded(run: int, database: Database, *, quiet: bool) -> None:
+    """Make a live run's decisions again and say whether they are the same; exit code 1 if one is not."""
+    from partita.controller.recorded import compare, divergence_lines
+    from partita.store.connection import connect
+
+    async def compared(dsn: str) -> Any:
+        async with connect(dsn) as connection:
+            return await compare(connection, run)
+
+    with database.serve() as dsn:
+        found = asyncio.run(compared(dsn))
+    if found.divergence is not None:
+        for line in divergence_lines(found):
+            click.echo(line)
+        sys.exit(1)
+    if not quiet:
+        click.echo(f"Run {run}: {found.same:,} decision{'s' if found.same != 1 else ''}, all the same.")
 
 
 def _adjust(scenario: Scenario, policies: tuple[str, ...], discipline: str | None, seed: int | None) -> Scenario:

@@ -12,13 +12,13 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.live.audit import Audit, log_as_json
-from partita.controller.live.parts import Parts, assemble, close_executor
+from partita.controller.live.parts import Parts, assemble, close_executor, counter_logs
 from partita.controller.live.reign import Lines, Reign
 from partita.controller.live.status import Status
 from partita.errors import NotLeading, PartitaError, StoreError
@@ -134,7 +134,11 @@ class Controller:
             ended=self._ended,
         )
         try:
-            await reign.run()
+            async with AsyncExitStack() as stack:
+                if self._mode == "active":
+                    for counters in counter_logs(self._file, self._around.dsn):
+                        await stack.enter_async_context(counters)
+                await reign.run()
         finally:
             self._status.leading = False
             for line in (lines.work, lines.journal, lines.log):

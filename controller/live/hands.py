@@ -131,6 +131,10 @@ class CommandFailed(Exception):
         self.position, self.command, self.reason = position, command, reason
 
 
+class _Stopped(Exception):
+    """The controller ends, or another plan comes, before the next command."""
+
+
 class LiveHands:
     """Carries decisions out on a real executor; implements `turn.Hands`.
 
@@ -200,27 +204,23 @@ class LiveHands:
     async def resume(self, tick: int, run: int, plan: Plan, good: Plan) -> None:
         """Take up what a controller before us left of a decision: finish it, as far as the world is not there yet.
 
-        If the world is there, the plan is the good one.
+        If the world is there, the plan is the good one. Where the decision had failed already, its undoing goes on.
         """
         self.good = good
         cluster = await self._observe()
-        wanted = commands_for(plan, cluster)
-        entries = [e for e in await self._ledger.read_entries(run, tick) if not e.undo]
-        open_entries = {signature(e.command): e for e in entries if e.state in ("written", "claimed")}
-        places = [open_entries.pop(signature(c), None) for c in wanted]
+        entries = await self._ledger.read_entries(run, tick)
+        undoing = plan == good and any(e.state == "failed" for e in entries)
+        still_open = [e for e in entries if e.state in ("written", "claimed")]
+        ours = {signature(e.command): e for e in still_open if e.undo == undoing}
+        underway = [e.command for e in ours.values() if progress(e.command, cluster) is Progress.UNDERWAY]
+        wanted = [*underway, *commands_for(plan, cluster)]
+        places = [ours.get(signature(c)) for c in wanted]
         added = [c for c, place in zip(wanted, places, strict=True) if place is None]
-        first = 1 + max((e.position for e in await self._ledger.read_entries(run, tick)), default=-1)
-        await self._ledger.add_commands(run, tick, added, first=first)
-        for entry in open_entries.values():
-            await self._ledger.tell(
-                run,
-                tick,
-                entry.position,
-                attempt=entry.attempts,
-                event="done",
-                seen=_glimpse(entry.command, cluster),
-                problem="found done after a restart",
-            )
+        first = 1 + max((e.position for e in entries), default=-1)
+        await self._ledger.add_commands(run, tick, added, first=first, undo=undoing)
+        for entry in still_open:
+            if entry not in places:
+                await self._close(run, tick, entry, cluster, undoing=undoing)
         numbers = iter(range(first, first + len(added)))
         jobs = tuple(
             (next(numbers), c, 0) if place is None else (place.position, c, place.attempts)
@@ -231,6 +231,20 @@ class LiveHands:
             self._begin(Job(run, tick, plan, good, {}, jobs))
         else:
             self.good = plan
+
+    async def _close(self, run: int, tick: int, entry: Entry, cluster: ClusterState, *, undoing: bool) -> None:
+        """Note of a command that need not be carried out any more that it is done, or will not be."""
+        is_done = entry.undo == undoing and progress(entry.command, cluster) is Progress.DONE
+        event, why = ("done", "found done") if is_done else ("undone", "not needed any more")
+        await self._ledger.tell(
+            run,
+            tick,
+            entry.position,
+            attempt=entry.attempts,
+            event=event,
+            seen=_glimpse(entry.command, cluster),
+            problem=f"{why} after a restart",
+        )
 
     async def stop(self, grace_s: float) -> None:
         """Let the command in flight end, hand the rest over, and stop."""
@@ -248,10 +262,12 @@ class LiveHands:
 
     async def _carry(self, job: Job) -> None:
         try:
-            if await self._all(job):
-                self.good = job.plan
+            await self._all(job)
+            self.good = job.plan
         except CommandFailed as problem:
             await self._give_up(job, problem)
+        except _Stopped:
+            await self._hand_over(job)
         except NotLeading as problem:
             self._told("stopped", {"tick": job.tick, "reason": str(problem)})
         except StoreError as problem:
@@ -261,36 +277,34 @@ class LiveHands:
             self._fail(f"{type(problem).__name__} while carrying out: {problem}")
             self._told("failed", {"tick": job.tick, "reason": self._at.failed})
 
-    async def _all(self, job: Job) -> bool:
-        """Carry out all commands; False if the controller ended before, and the rest was handed over."""
+    async def _all(self, job: Job) -> None:
+        """Carry out all commands; _Stopped if the controller ends before, and the rest must be handed over."""
         for kind, group in groupby(job.commands, key=lambda entry: type(entry[1])):
             entries = list(group)
             width = self._patience.side_by_side if issubclass(kind, SIDE_BY_SIDE) else 1
             started = []
             for first in range(0, len(entries), width):
                 if self._stopping:
-                    await self._hand_over(job)
-                    return False
+                    raise _Stopped
                 some = entries[first : first + width]
-                done = await _together([self._one(job, *entry) for entry in some])
-                started += [entry for entry, is_done in zip(some, done, strict=True) if not is_done]
-            for position, command, attempts in started:
-                await self._until_done(job, position, command, attempts + 1)
-        return True
+                attempts = await _together([self._one(job, *entry) for entry in some])
+                started += [(*entry[:2], attempt) for entry, attempt in zip(some, attempts, strict=True) if attempt]
+            for position, command, attempt in started:
+                await self._until_done(job, position, command, attempt)
 
     async def _hand_over(self, job: Job) -> None:
         tried = {position: attempts for position, _, attempts in job.commands}
         for position in self._at.left:
             await self._tell(job, position, tried.get(position, 0), "left", problem="the controller ended")
 
-    async def _one(self, job: Job, position: int, command: Command, attempts: int) -> bool:
-        """Carry out one command; True once it is done, False if it was only started."""
+    async def _one(self, job: Job, position: int, command: Command, attempts: int) -> int:
+        """Carry out one command; 0 once it is done, the number of the attempt if that was only started."""
         await self._room_for(job, position, command)
         for attempt in range(attempts + 1, attempts + 1 + self._patience.busy_tries):
             before = await self._seen(position, command)
             if progress(command, before) is Progress.DONE:
                 await self._done(job, position, command, attempt, before, "was there already")
-                return True
+                return 0
             await self._tell(job, position, attempt, "started", _glimpse(command, before))
             try:
                 term = self._leading()
@@ -306,10 +320,10 @@ class LiveHands:
                 raise CommandFailed(position, command, f"no answer: {problem or type(problem).__name__}") from problem
             after = await self._seen(position, command)
             if progress(command, after) is Progress.UNDERWAY:
-                return False
+                return attempt
             if progress(command, after) is Progress.DONE or _leaves_no_trace(command):
                 await self._done(job, position, command, attempt, after)
-                return True
+                return 0
             raise CommandFailed(position, command, "the executor said it was done, and it is not to be seen")
         raise CommandFailed(position, command, f"busy at {self._patience.busy_tries} tries")
 
@@ -320,7 +334,7 @@ class LiveHands:
         until = asyncio.get_running_loop().time() + self._patience.room_s
         while short := below_need(command, await self._seen(position, command), job.need):
             if self._stopping:
-                return
+                raise _Stopped
             if asyncio.get_running_loop().time() > until:
                 raise CommandFailed(position, command, short)
             await asyncio.sleep(self._patience.poll_s)
@@ -349,19 +363,26 @@ class LiveHands:
 
     async def _give_up(self, job: Job, failed: CommandFailed) -> None:
         """Undo a plan of which a command failed: back to the last good one, and leave alone what failed."""
-        what = f"{type(failed.command).__name__} {target(failed.command)}"
-        reason = f"{what}: {failed.reason}"
+        reason = f"{type(failed.command).__name__} {target(failed.command)}: {failed.reason}"
         try:
-            await self._tell(job, failed.position, 0, "failed", problem=failed.reason)
+            await self._note_failure(job, failed)
             await self._ledger.strike(self._subjects(failed, job.good, reason), self._patience.quarantine_s)
             await self._ledger.put_standing(Standing(job.run, job.tick, job.good, job.good))
-            undone = await self._undo(job, failed.command)
-        except CommandFailed as problem:
-            undone = f"and undoing it failed at {type(problem.command).__name__} {target(problem.command)}: {problem}"
+            undone = await self._undo(job, failed)
         except (StoreError, ExecutionError, OSError, TimeoutError) as problem:
             undone = f"and undoing it was given up: {problem}"
+        except _Stopped:
+            undone = "and undoing it is left to the next controller"
         self._fail(f"{reason}; {undone}")
         self._told("failed", {"tick": job.tick, "reason": self._at.failed})
+
+    async def _note_failure(self, job: Job, failed: CommandFailed) -> None:
+        """Journal that a command failed, and that those after it will not be carried out."""
+        for entry in await self._ledger.read_entries(job.run, job.tick):
+            if entry.position == failed.position:
+                await self._tell(job, entry.position, entry.attempts, "failed", problem=failed.reason)
+            elif entry.position in self._at.left:
+                await self._tell(job, entry.position, entry.attempts, "undone", problem="its plan failed")
 
     def _fail(self, reason: str) -> None:
         self._at.failed = reason
@@ -375,21 +396,25 @@ class LiveHands:
             subjects[gpu] = reason
         return subjects
 
-    async def _undo(self, job: Job, failed: Command) -> str:
+    async def _undo(self, job: Job, failed: CommandFailed) -> str:
         """Carry out what leads back to the last good plan; say what that took."""
-        for position, _, attempts in job.commands:
-            if position not in self._at.left:
-                await self._tell(job, position, attempts + 1, "undone", problem="its plan failed")
         back = commands_for(replace(job.good, reason="undo"), await self._observe())
         if not back:
             return "nothing had to be undone"
-        if signature(failed) in map(signature, back):
+        if signature(failed.command) in map(signature, back):
             return "there is no earlier plan to go back to"
         first = 1 + max(e.position for e in await self._ledger.read_entries(job.run, job.tick))
         await self._ledger.add_commands(job.run, job.tick, back, first=first, undo=True)
-        undoing = tuple((first + n, c, 0) for n, c in enumerate(back))
-        self._at.left = {position: command for position, command, _ in undoing}
-        await self._all(replace(job, commands=undoing, need={}))
+        undoing = replace(job, commands=tuple((first + n, c, 0) for n, c in enumerate(back)), need={})
+        self._at.left = {position: command for position, command, _ in undoing.commands}
+        try:
+            await self._all(undoing)
+        except CommandFailed as problem:
+            await self._note_failure(undoing, problem)
+            return f"and undoing it failed at {type(problem.command).__name__} {target(problem.command)}: {problem}"
+        except _Stopped:
+            await self._hand_over(undoing)
+            raise
         return f"{len(back)} command{'s' if len(back) != 1 else ''} undid what was done before"
 
     # Looking and telling
@@ -420,7 +445,7 @@ class LiveHands:
         self._told("command", {**what, "attempt": attempt, "problem": problem or ""})
 
 
-async def _together(calls: Sequence[Coroutine[Any, Any, bool]]) -> list[bool]:
+async def _together(calls: Sequence[Coroutine[Any, Any, int]]) -> list[int]:
     """Await calls side by side; if one fails, only after all of them have ended."""
     found = await asyncio.gather(*calls, return_exceptions=True)
     for problem in found:

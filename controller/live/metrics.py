@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +22,8 @@ from partita.store.live_health import LogHealth
 SIGNALS = ("cluster", "database", "log", "plugin")
 """Signals that may be missing, and show 0 as long as they are there."""
 WRITER_STATES = ("live", "lost", "closed")
+Values = Mapping[Any, float]
+"""Values by the tuple of their labels; an empty tuple where there are none."""
 MOST_VALUES = 50
 """Values of a label that come from outside the cluster file; the rest, the smallest, is summed as OTHERS."""
 OTHERS = "(others)"
@@ -92,7 +95,7 @@ def _cluster(status: Status) -> Iterator[Metric]:
 def _services(status: Status) -> Iterator[Metric]:
     names = sorted(status.attainment_target)
 
-    def by_service(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    def by_service(values: Mapping[str, float]) -> Values:
         return {(name,): float(values.get(name, 0)) for name in names}
 
     yield _gauge("replicas", "Replicas that are loaded.", by_service(status.replicas), "service")
@@ -128,7 +131,7 @@ def _signals(status: Status) -> Iterator[Metric]:
 def _log(log: LogHealth) -> Iterator[Metric]:
     if log.watermark_s is not None:
         yield _value("log_lag_seconds", "How far the log is behind.", max(0.0, log.now_s - log.watermark_s))
-    states = Counter(writer.state for writer in log.writers)
+    states = Counter(str(writer.state) for writer in log.writers)
     yield _gauge("log_writers", "Processes that log, by state.", {(s,): states[s] for s in WRITER_STATES}, "state")
     rejected = _bounded({reason: refused.rows for reason, refused in log.rejected.items()})
     yield _counter("log_rows_rejected", "Rows of the log that were refused.", rejected, "reason")
@@ -145,13 +148,11 @@ def _log(log: LogHealth) -> Iterator[Metric]:
     )
 
 
-def _bounded(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+def _bounded(values: Mapping[str, float]) -> Values:
     """Keep the largest values by name, and sum the others."""
     ranked = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-    kept = {(name,): float(value) for name, value in ranked[:MOST_VALUES]}
-    if rest := ranked[MOST_VALUES:]:
-        kept[OTHERS,] = float(sum(value for _, value in rest))
-    return kept
+    rest = sum(value for _, value in ranked[MOST_VALUES:])
+    return {(name,): value for name, value in [*ranked[:MOST_VALUES], (OTHERS, rest)] if name != OTHERS or rest}
 
 
 def _value(name: str, meaning: str, value: float | str) -> Metric:
@@ -159,11 +160,11 @@ def _value(name: str, meaning: str, value: float | str) -> Metric:
     return _gauge(name, meaning, {(): float(bool(value)) if isinstance(value, str) else float(value)})
 
 
-def _gauge(name: str, meaning: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+def _gauge(name: str, meaning: str, values: Values, *labels: str) -> Metric:
     return _family(GaugeMetricFamily, name, meaning, values, labels)
 
 
-def _counter(name: str, meaning: str, values: Mapping[tuple[str, ...], float], *labels: str) -> Metric:
+def _counter(name: str, meaning: str, values: Values, *labels: str) -> Metric:
     return _family(CounterMetricFamily, name, meaning, values, labels)
 
 
@@ -171,7 +172,7 @@ def _family(
     kind: Callable[..., GaugeMetricFamily | CounterMetricFamily],
     name: str,
     meaning: str,
-    values: Mapping[tuple[str, ...], float],
+    values: Values,
     labels: tuple[str, ...],
 ) -> Metric:
     family = kind(f"partita_{name}", meaning, labels=labels)

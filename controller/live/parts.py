@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
+from partita.client.triton_counters import TritonCounterLog
 from partita.controller.assembly import check_beginning, known_disciplines, make_loop, settings_of
 from partita.controller.cluster_file import ClusterFile, LocalEntry, TritonEntry
 from partita.controller.commands import after
@@ -93,6 +94,16 @@ async def close_executor(executor: Executor) -> None:
     close = getattr(executor, "close", None)
     if close is not None:
         await close()
+
+
+def counter_logs(file: ClusterFile, dsn: str) -> list[TritonCounterLog]:
+    """Return what writes the servers' own counters into the roll-up, where the file wants that."""
+    triton = file.executor.triton
+    if triton is None or not triton.counters:
+        return []
+    services = {triton.models.get(name, name): name for name in (s.name for s in file.services())}
+    urls = [triton.metrics.get(gpu) or _beside(url) for gpu, url in triton.servers.items()]
+    return [TritonCounterLog(dsn, url, services=services) for url in urls]
 
 
 def _executor(file: ClusterFile, book: Book, host: PluginHost, disciplines: list[str]) -> Executor:

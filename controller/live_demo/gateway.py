@@ -40,10 +40,12 @@ class Door:
 class Played:
     """What became of a load, request by request; times are seconds from its beginning, NaN where there is none.
 
-    `answered_s` is when the answer was there, good or not; `status` its HTTP status, 0 without one.
+    `begun` is that beginning as unix time. `answered_s` is when the answer was there, good or not; `status` its HTTP
+    status, 0 without one.
     """
 
     load: Load
+    begun: float
     sent_s: NDArray[np.float64]
     answered_s: NDArray[np.float64]
     status: NDArray[np.int64]
@@ -135,14 +137,13 @@ class Gateway:
         """Send a load and return what became of it; answers are waited for until `drain_s` after its end."""
         loop = asyncio.get_running_loop()
         count = len(load.at_s)
-        nothing = [np.full(count, np.nan) for _ in range(4)]
-        self._played = Played(
-            load, nothing[0], nothing[1], np.zeros(count, np.int64), np.zeros(count, np.int64), nothing[2], nothing[3]
-        )
-        self._logged = np.zeros(count, bool)
-        self._unanswered = 0
         self._begin = loop.time() + 0.05
         self._unix = time.time() - loop.time() + self._begin
+        sent, answered, began, ended = (np.full(count, np.nan) for _ in range(4))
+        status, batch = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        self._played = Played(load, self._unix, sent, answered, status, batch, began, ended)
+        self._logged = np.zeros(count, bool)
+        self._unanswered = 0
         self._oldest = self._sent = 0
         sweeping = asyncio.create_task(self._sweep(told))
         try:

@@ -18,7 +18,9 @@ import time
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -156,7 +158,7 @@ def hold(dsn: str, rate: float, seconds: float, services: int) -> tuple[Logged, 
                 process.kill()
 
 
-def received(pipe: Pipe, process) -> object:  # noqa: ANN001
+def received(pipe: Pipe, process: BaseProcess) -> Any:
     while not pipe.poll(0.5):
         if not process.is_alive():
             raise SystemExit(f"{process.name} ended early")
@@ -191,7 +193,8 @@ def main() -> int:
     parser.add_argument("--search-seconds", type=float, default=15, help="length of each run of the search")
     parser.add_argument("--no-search", action="store_true", help="do not look for the highest rate")
     given = parser.parse_args()
-    print(f"{cpu_name()}, {os.cpu_count()} cores; {given.services} services, window {WINDOW_S:g} s")
+    load = f"load average {os.getloadavg()[0]:.1f} before"
+    print(f"{cpu_name()}, {os.cpu_count()} cores, {load}; {given.services} services, window {WINDOW_S:g} s")
     print(
         f"{'rate/s':>9} {'recorded':>12} {'rolled up':>9} {'lost':>7} {'thinned':>9} {'waiting':>9}"
         f" {'tick p50':>8} {'tick p99':>8} {'tick max':>8} {'lag max':>8} {'gateway':>8}"

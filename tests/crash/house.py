@@ -35,7 +35,7 @@ from partita.store.operation import CommandRecord, read_story
 SERVICES = tuple(service(name, slo_ms=5000.0, beta_ms=20.0) for name in "abc")
 """Their SLO is so long that nothing is dropped because of it."""
 GPUS = gpus(3)
-HALVES = cut("3g.40gb, 3g.40gb")
+HALVES = cut("2x3g.40gb")
 WHOLE0 = instances_of(GPUS[0], None)[0]
 LOW1, HIGH1 = instances_of(GPUS[1], HALVES)
 LOW2, HIGH2 = instances_of(GPUS[2], HALVES)

@@ -14,6 +14,7 @@ from typing import Any
 from partita.controller.commands import commands_for, signature
 from partita.controller.live.hands import LiveHands, Patience
 from partita.controller.loop import Turn
+from partita.errors import ExecutionError
 from partita.executors.local.executor import LocalExecutor
 from partita.model.load import NO_ORDERS, Orders
 from partita.model.plan import Action, Command, Decision, Objective, Plan
@@ -66,8 +67,8 @@ class Refusals:
     """Which calls of the executor end otherwise: the command of this position raises `kind`, this many times."""
 
     position: int
-    kind: type[Exception]
-    times: int = 10**9
+    kind: type[ExecutionError]
+    times: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Scene:
     plan: Plan
     good: Plan
     death: Death | None = None
-    refusals: Refusals | None = None
+    refusals: tuple[Refusals, ...] = ()
     patience: Patience = SWIFT
 
 
@@ -122,11 +123,11 @@ class ScytheExecutor:
     """The real executor, with the scythe inside its calls, and with refusals that it would not make by itself."""
 
     def __init__(
-        self, inner: Executor, scythe: Scythe, commands: Sequence[Command], refusals: Refusals | None = None
+        self, inner: Executor, scythe: Scythe, commands: Sequence[Command], refusals: Sequence[Refusals] = ()
     ) -> None:
-        self._inner, self._scythe, self._refusals = inner, scythe, refusals
+        self._inner, self._scythe = inner, scythe
         self._positions = {signature(c): n for n, c in enumerate(commands)}
-        self._refused = 0
+        self._refusals = {r.position: [r.kind] * r.times for r in refusals}
 
     @property
     def capabilities(self) -> Any:
@@ -138,10 +139,8 @@ class ScytheExecutor:
     async def apply(self, commands: Sequence[Command], *, term: int = 0) -> None:
         (command,) = commands
         position = self._positions.get(signature(command), -1)
-        refusals = self._refusals
-        if refusals is not None and refusals.position == position and self._refused < refusals.times:
-            self._refused += 1
-            raise refusals.kind("refused by the test", command=command)  # type: ignore[call-arg]
+        if left := self._refusals.get(position):
+            raise left.pop()("refused by the test", command=command)
         self._scythe.enters(position, "inside the call", self._scythe.death.a_moment_s if self._scythe.death else 0.0)
         await self._inner.apply(commands, term=term)
 

@@ -30,7 +30,9 @@ from partita.replay.disciplines import DISCIPLINES
 
 NAMES = tuple(d.name for d in DISCIPLINES)
 OVERHEADS = Overheads(control_s=0.003, response_s=0.005, jitter_s=0.001)
-"""A turn and the way to the worker, the way back, and a busy test machine."""
+"""A turn and the way to the worker, the way back, and how much latencies scatter."""
+BUSY = Overheads(control_s=0.005, response_s=0.03, jitter_s=0.005)
+"""The same on a machine that has much else to do."""
 
 
 def service(name: str, *, slo_ms: float = 100.0, alpha_ms: float = 1.0, beta_ms: float = 10.0) -> Service:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from local.harness import OVERHEADS, brought_up, play, poisson, running, service, settings, whole
+from local.harness import BUSY, brought_up, play, poisson, running, service, settings, whole
 
 from partita.model.cluster import Batching, SubCluster
 from partita.model.load import Arrivals
@@ -17,7 +17,7 @@ from partita.model.service import Service
 from partita.replay.disciplines import DISCIPLINES
 from partita.replay.pools import PoolMaker
 
-SERVICES = (service("a"), service("b"))
+SERVICES = (service("a", slo_ms=250.0), service("b", slo_ms=250.0))
 DISCIPLINE = {d.name: d for d in DISCIPLINES}
 
 
@@ -45,7 +45,7 @@ def test_live_batches_are_those_of_replay(batching: Batching, tmp_path: Path) ->
         async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as metrics:
             return await metrics.text()
 
-    with running(tmp_path, how) as runtime:
+    with running(tmp_path, how, BUSY) as runtime:
         metrics = asyncio.run(story(runtime.url))
     finished = runtime.finished()
     assert len(finished) == 750
@@ -76,7 +76,7 @@ def replayed_mean_batch(services: tuple[Service, ...], group: SubCluster, finish
         np.ones(sum(counts), np.float32),
     )
     number = np.array([0, 64], np.int64)
-    pool = PoolMaker(services, OVERHEADS).pool(group, number, np.zeros(2, np.int64))
+    pool = PoolMaker(services, BUSY).pool(group, number, np.zeros(2, np.int64))
     discipline = DISCIPLINE[group.batching[0].discipline]
     _, served = discipline.advance(discipline.initial_state(len(services)), arrivals, pool, round(10e9))
     return float(served.batch_size.mean())

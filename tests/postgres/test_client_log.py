@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from partita.client import AsyncRequestLog, RequestLog, Status
+from partita.client.buffer import Buffer
 from partita.errors import ConfigError
 from partita.store import embedded
 from partita.store.connection import Connection, connect
@@ -131,7 +132,9 @@ def test_a_status_follows_from_latency_and_slo(pg_dsn: str) -> None:
     async def run() -> dict[str, Any]:
         async with AsyncRequestLog(pg_dsn, writer="gw", slo_s={"a": 0.1}) as log:
             now = time.time()
-            log.record_many("a", arrived_s=[now] * 4, latency_s=[0.1, 0.11, None, 0.2], status=[None, None, None, "good"])
+            log.record_many(
+                "a", arrived_s=[now] * 4, latency_s=[0.1, 0.11, None, 0.2], status=[None, None, None, "good"]
+            )
             log.record("b", arrived_s=now, latency_s=0.1)
         live = LiveLog(Line(pg_dsn), ("a", "b"))
         view = await live.read(now - 10, 0)
@@ -184,9 +187,7 @@ class Odd:
         ({"replica": 3}, "replica"),
     ],
 )
-def test_a_garbage_row_is_refused_and_those_beside_it_are_not(
-    pg_dsn: str, given: dict[str, Any], reason: str
-) -> None:
+def test_a_garbage_row_is_refused_and_those_beside_it_are_not(pg_dsn: str, given: dict[str, Any], reason: str) -> None:
     async def run() -> None:
         async with AsyncRequestLog(pg_dsn, writer="gw") as log:
             good = {"service": "a", "arrived_s": time.time()}
@@ -497,6 +498,30 @@ def test_when_memory_is_full_of_counts_the_oldest_are_lost_and_told(pg_dsn: str)
     asyncio.run(run())
 
 
+def test_a_long_wait_does_not_fill_memory_with_small_chunks() -> None:
+    """A request every half second while the database is away for hours; then the buffer is emptied."""
+    buffer = Buffer(max_rows=1000, batch_rows=100, slo_s=None, counts_only=False)
+    now = float(int(time.time()))
+    for n in range(5000):
+        buffer.add(("a", now + n / 2, None, None, None, None, None, None))
+        buffer.add(("", now, None, None, None, None, None, None))
+        number = buffer.cut(now + n / 2)
+    assert buffer.waiting + buffer.lost == 5000
+    batches = written = refused = 0
+    while (chunk := buffer.take()) is not None:
+        batches += 1
+        written += chunk.holds
+        refused += chunk.refused["service"].rows if chunk.refused else 0
+        assert buffer.still_holds(number)
+        promised = chunk.until_s
+        buffer.settle({})
+    assert not buffer.still_holds(number)
+    assert (written + buffer.lost, promised) == (5000, now + 2499.5)
+    assert batches <= 20
+    assert 0 < refused <= 5000
+    assert buffer.rejected == {"service": 5000}
+
+
 def test_counts_only(pg_dsn: str) -> None:
     with RequestLog(pg_dsn, counts_only=True) as log:
         log.record_many("a", arrived_s=np.full(1000, time.time()))
@@ -561,7 +586,8 @@ log.record("a", arrived_s=time.time())
 
 
 def test_a_program_that_forgets_to_close_writes_at_its_end(pg_dsn: str) -> None:
-    done = subprocess.run([sys.executable, "-c", FORGETFUL, pg_dsn], capture_output=True, text=True, timeout=SOON_S)
+    command = [sys.executable, "-c", FORGETFUL, pg_dsn]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SOON_S)
     assert (done.returncode, done.stderr) == (0, "")
     assert ask(pg_dsn, "SELECT count(*) FROM request_log") == 1
     assert ask(pg_dsn, "SELECT closed FROM log_writer")

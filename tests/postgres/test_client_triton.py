@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from aiohttp import web
 
 from partita.client.triton_counters import ModelWindow, TritonCounterLog, read_counters, spread, windows
 from partita.errors import ConfigError, StoreError
+from partita.store import embedded
+from partita.store.connection import connect
 from partita.store.line import Line
 from partita.store.live_log import LiveLog
+from partita.store.migrate import migrate
 
 TEXT = """\
 # HELP nv_inference_request_success Number of successful inference requests, all batch sizes
@@ -86,7 +90,7 @@ def test_versions_are_told_apart_and_added() -> None:
     assert window(before, metrics(110))["resnet"].succeeded == 10
 
 
-@pytest.mark.parametrize("text", ["", "<html>", "# TYPE up gauge\nup 1\n", metrics(1) + 'x{ 1\n'])
+@pytest.mark.parametrize("text", ["", "<html>", "# TYPE up gauge\nup 1\n", metrics(1) + "x{ 1\n"])
 def test_what_is_no_answer_of_triton(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_counters(text)
@@ -189,24 +193,40 @@ def test_counters_become_load_and_a_missing_scrape_is_no_promise(pg_dsn: str) ->
     asyncio.run(run())
 
 
-def test_counts_wait_while_the_database_is_away(pg_dsn: str) -> None:
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a migrated database, whose server is stopped at the end."""
+
+    async def prepare(dsn: str) -> None:
+        async with connect(dsn) as connection:
+            await migrate(connection)
+
+    try:
+        asyncio.run(prepare(embedded.ensure_running(tmp_path / "data")))
+        yield tmp_path / "data"
+    finally:
+        embedded.stop(tmp_path / "data")
+
+
+def test_counts_wait_while_the_database_is_away(data_dir: Path) -> None:
     async def run() -> None:
-        live = LiveLog(Line(pg_dsn), ("resnet",))
+        dsn = embedded.ensure_running(data_dir)
         async with serving() as server:
-            counters = TritonCounterLog(pg_dsn, server.url)
+            counters = TritonCounterLog(dsn, server.url)
             server.text = metrics(0)
             await counters.scrape()
-            dsn, counters._line = counters._line, Line("postgresql://127.0.0.1:1/none")
+            await asyncio.to_thread(embedded.stop, data_dir)
             for total in (3, 9):
                 server.text = metrics(total)
-                with pytest.raises(StoreError, match="no database answers"):
+                with pytest.raises(StoreError, match="database went away|no database answers"):
                     await counters.scrape()
-            counters._line = dsn
+            await asyncio.to_thread(embedded.ensure_running, data_dir)
             server.text = metrics(10)
             await counters.scrape()
+            live = LiveLog(Line(dsn), ("resnet",))
             assert (await live.health()).writers[0].rows == 10
             await counters.close()
-        await live.close()
+            await live.close()
 
     asyncio.run(run())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,10 @@ import asyncpg
 import numpy as np
 import pytest
 
+from partita.client.columns import Names, judged
 from partita.errors import StoreError
 from partita.model.load import Outcome
+from partita.store import live_log
 from partita.store.connection import Connection, connect
 from partita.store.line import Line
 from partita.store.live_batch import UNKNOWN, Batch, Pen, Requests
@@ -201,7 +204,7 @@ async def contents(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
         " JOIN service s ON s.id = d.service GROUP BY ts, s.name ORDER BY ts, s.name",
         "late": "SELECT s.name, rows FROM log_late l JOIN service s ON s.id = l.service ORDER BY s.name",
         "reject": "SELECT reason, rows FROM log_reject ORDER BY reason",
-        "writer": "SELECT until, rows, rejected, lost, thinned, last_batch & 4294967295 FROM log_writer ORDER BY writer",
+        "writer": "SELECT until, rows, rejected, lost, thinned, last_batch & 4294967295 FROM log_writer",
         "batch": "SELECT batch & 4294967295, taken FROM log_batch ORDER BY batch",
         "service": "SELECT name FROM service ORDER BY name",
     }
@@ -290,6 +293,39 @@ def test_followers_at_the_same_time_fold_every_request_once(pg_dsn: str) -> None
     on(pg_dsn, body)
 
 
+def test_after_a_long_time_without_a_follower_folding_goes_by_parts(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_log, "FOLD_ROWS", 3)
+
+    async def body(connection: Connection, log: LiveLog) -> None:
+        first, at = await opened(connection), await start_of_minute(connection)
+        for number in range(11):
+            rows = [("a", at + number * SECOND)] * 2
+            await send(connection, first + number, rows, status=[0, 1], until=at + (number + 1) * SECOND)
+        view = await log.read(unix(at), 0)
+        assert view.load.counts[0].tolist() == [2] * 11
+        assert view.outcomes["a"] == Outcome(22, 11, 11, 0)
+        assert await connection.fetchval("SELECT count(*) FROM rollup_delta") == 0
+
+    on(pg_dsn, body)
+
+
+def test_writers_of_long_ago_are_forgotten(pg_dsn: str) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        at = await start_of_minute(connection)
+        for writer, days in (("month", 31), ("day", 2), ("now", 0)):
+            await send(connection, await opened(connection, writer), [("a", at), ("", at)], writer=writer)
+            await connection.execute(
+                "UPDATE log_writer SET seen_at = seen_at - $1 * interval '1 day' WHERE writer = $2", days, writer
+            )
+        await log.read(unix(at), 0)
+        for table, left in (("log_writer", ["day", "now"]), ("log_reject", ["day", "now"]), ("log_batch", ["now"])):
+            assert [row[0] for row in await connection.fetch(f"SELECT writer FROM {table} ORDER BY writer")] == left
+
+    on(pg_dsn, body)
+
+
 def test_a_follower_that_dies_within_a_fold_loses_nothing(pg_dsn: str) -> None:
     async def body(connection: Connection, log: LiveLog) -> None:
         first, at = await opened(connection), await start_of_minute(connection)
@@ -313,8 +349,6 @@ def test_both_ways_of_writing_give_the_same_tables(pg_dsn: str) -> None:
         return [values[place] for place in rng.integers(0, len(values), rows)]
 
     async def body(connection: Connection, log: LiveLog) -> None:
-        from partita.client.columns import Names, judged  # noqa: PLC0415
-
         at = await start_of_minute(connection)
         rows = {
             "service": any_of("a", "b", "ü", "a", "b", "", None, "x" * 201),
@@ -398,7 +432,8 @@ def test_the_slowest_writer_holds_the_watermark_until_it_is_lost(pg_dsn: str) ->
         await send(connection, fast, until=at + 9 * SECOND, writer="fast")
         for silent_s, watermark, state in ((0, 1, "live"), (590, 1, "live"), (610, 9, "lost")):
             await connection.execute(
-                "UPDATE log_writer SET seen_at = clock_timestamp() - $1 * interval '1 s' WHERE writer = 'slow'", silent_s
+                "UPDATE log_writer SET seen_at = clock_timestamp() - $1 * interval '1 s' WHERE writer = 'slow'",
+                silent_s,
             )
             assert (await log.read(unix(at), 0)).watermark_s == unix(at) + watermark
             health = await log.health()
@@ -518,9 +553,7 @@ def test_garbage_rows_are_refused_by_reason_and_good_ones_kept(pg_dsn: str) -> N
 @pytest.mark.parametrize(
     ("requests", "good", "dropped"), [(-1, None, None), (None, None, None), (5, 4, 2), (5, -1, None), (2**62, 0, 0)]
 )
-def test_garbage_counts_are_refused(
-    pg_dsn: str, requests: int | None, good: int | None, dropped: int | None
-) -> None:
+def test_garbage_counts_are_refused(pg_dsn: str, requests: int | None, good: int | None, dropped: int | None) -> None:
     async def body(connection: Connection, log: LiveLog) -> None:
         first, at = await opened(connection), await start_of_minute(connection)
         taken = await connection.fetchval(
@@ -693,3 +726,44 @@ def test_counts_of_a_batch_need_no_rows(pg_dsn: str) -> None:
         assert tuple(row) == (3, 1, 1, 0)
 
     on(pg_dsn, body)
+
+
+def test_a_gateway_needs_few_rights(pg_dsn: str) -> None:
+    """What the documentation says that a gateway's role must be granted is enough, if a follower makes partitions."""
+    role = f"gateway_{uuid.uuid4().hex}"
+
+    async def body(connection: Connection, log: LiveLog) -> None:
+        await log.read(0, 0)
+        await connection.execute(
+            f"CREATE ROLE {role};"
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON log_writer, log_batch, log_reject, log_late, rollup_delta, service"
+            f" TO {role};"
+            f"GRANT INSERT ON request_log TO {role}; GRANT SELECT ON watermark TO {role}"
+        )
+        try:
+            now = await connection.fetchval("SELECT date_trunc('second', clock_timestamp())")
+            await connection.execute(f"SET ROLE {role}")
+            first = await opened(connection)
+            assert await send(connection, first, [("a", now), ("", now)], until=now) == 1
+            pen = Pen("py")
+            batch = Batch(await pen.open(connection), services=("b",), requests=one_request(now))
+            assert (await pen.write(connection, batch)).taken == 1
+            await connection.execute("SELECT log_close('gw', $1)", first)
+        finally:
+            await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+
+    on(pg_dsn, body)
+
+
+def one_request(at: datetime) -> Requests:
+    half = np.full(1, 0.5, np.float32)
+    return Requests(
+        np.zeros(1, np.int32),
+        np.array([round(unix(at) * 1e6)]),
+        half,
+        half,
+        half,
+        np.ones(1, np.int32),
+        np.zeros(1, np.int16),
+        np.full(1, -1, np.int32),
+    )

@@ -13,6 +13,7 @@ from tritonserver.rig import GPUS, emptied, executor_on
 from partita.executors.triton.server import TritonServer
 
 
+@pytest.mark.slow
 class TestTritonExecutor(ExecutorContract):
     @pytest.fixture(autouse=True)
     def _servers(self, shared_servers: tuple[TritonServer, TritonServer], tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ COLUMNS = ("service", "arrived_s", "size", "latency_s", "queue_s", "batch", "sta
 class Chunk:
     """Requests that are written together.
 
-    Chunks are numbered in order; joined ones have a `first` and a `last` number. Of the requests in `seconds`, `thinned`
-    had rows that were given up.
+    Chunks are numbered in order; joined ones have a `first` and a `last` number. `seconds` counts requests without
+    rows, of which `thinned` had rows that were given up.
     """
 
     first: int
@@ -54,21 +54,32 @@ class Chunk:
         """Return the chunk with counts in place of rows."""
         if self.requests is None:
             return self
-        return replace(self, replicas=(), requests=None, seconds=Seconds.of(self.requests))
+        counted = Seconds.of(self.requests)
+        return replace(
+            self, replicas=(), requests=None, seconds=_sum([counted, self.seconds]) if self.seconds else counted
+        )
 
     def followed_by(self, later: Chunk) -> Chunk:
-        """Join two chunks that hold only counts."""
-        services = Names()
-        moved = [
-            replace(chunk.seconds, service=services.place(chunk.services)[chunk.seconds.service])
-            for chunk in (self, later)
+        """Join two chunks."""
+        services, replicas = Names(), Names()
+        places = [(services.place(chunk.services), replicas.place((*chunk.replicas, None))) for chunk in (self, later)]
+        requests = [
+            replace(chunk.requests, service=service[chunk.requests.service], replica=replica[chunk.requests.replica])
+            for chunk, (service, replica) in zip((self, later), places, strict=True)
+            if chunk.requests is not None
+        ]
+        seconds = [
+            replace(chunk.seconds, service=service[chunk.seconds.service])
+            for chunk, (service, _) in zip((self, later), places, strict=True)
             if chunk.seconds is not None
         ]
         return Chunk(
             first=self.first,
             last=later.last,
             services=tuple(services.places),
-            seconds=_sum(moved) if moved else None,
+            replicas=tuple(replicas.places),
+            requests=Requests.joined(requests) if requests else None,
+            seconds=_sum(seconds) if seconds else None,
             refused=_both(self.refused, later.refused),
             until_s=self.until_s if later.until_s is None else later.until_s,
             thinned=self.thinned + later.thinned,
@@ -193,13 +204,18 @@ class Buffer:
             until_s=until_s,
         )
         self._reopen()
-        if chunk.requests is None and not chunk.refused and self._waiting:  # the last chunk can promise it as well
-            self._waiting[-1] = replace(self._waiting[-1], until_s=until_s)
-            return
         self._number += 1
-        self._waiting.append(chunk.without_rows() if self._counts_only else chunk)
-        self._kept += self._waiting[-1].rows
+        self._append(chunk.without_rows() if self._counts_only else chunk)
         self._shrink()
+
+    def _append(self, chunk: Chunk) -> None:
+        """Queue a chunk; a small one joins the one before, so that a long wait does not fill memory with chunks."""
+        if self._waiting and self._waiting[-1].rows + chunk.rows <= self._batch_rows:
+            before = self._waiting.pop()
+            self._kept -= before.rows
+            chunk = before.followed_by(chunk)
+        self._waiting.append(chunk)
+        self._kept += chunk.rows
 
     def _shrink(self) -> None:
         """Keep within `max_rows`: first thin the oldest chunks, then join them, then give them up."""
@@ -208,7 +224,7 @@ class Buffer:
             chunk = self._waiting[place]
             thin = chunk.without_rows()
             if chunk.requests is not None:
-                thin = replace(thin, thinned=len(chunk.requests))
+                thin = replace(thin, thinned=chunk.thinned + len(chunk.requests))
                 self.thinned += len(chunk.requests)
             if place and self._waiting[place - 1].rows < self._batch_rows:
                 before = self._waiting[place - 1]

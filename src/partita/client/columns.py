@@ -64,7 +64,9 @@ def is_name(name: str) -> bool:
     return 0 < len(name) <= LONGEST_NAME and "\0" not in name
 
 
-def judged(columns: Mapping[str, Any], services: Names, replicas: Names, slo_s: Slo) -> tuple[Requests, dict[str, Refused]]:
+def judged(
+    columns: Mapping[str, Any], services: Names, replicas: Names, slo_s: Slo
+) -> tuple[Requests, dict[str, Refused]]:
     """Return the requests that can be logged, and those that cannot, by reason.
 
     `columns` has the arguments of `AsyncRequestLog.record_many`, equally long; a single `service` or `replica` is that

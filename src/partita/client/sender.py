@@ -303,7 +303,9 @@ class AsyncRequestLog:
         batch = self._batch
         if batch is None or (batch.requests is None and batch.seconds is None):
             raise problem
-        rows = (0 if batch.requests is None else len(batch.requests)) + (0 if batch.seconds is None else batch.seconds.total)
+        rows = (0 if batch.requests is None else len(batch.requests)) + (
+            0 if batch.seconds is None else batch.seconds.total
+        )
         _log.error("the database refused %d requests: %s", rows, problem)
         refused = {**batch.refused, "database": Refused(rows, ascii(str(problem))[:LONGEST_NAME])}
         self._batch = replace(batch, services=(), replicas=(), requests=None, seconds=None, refused=refused)

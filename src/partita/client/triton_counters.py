@@ -193,7 +193,9 @@ class TritonCounterLog:
             await asyncio.wait([task])
         try:
             if self._next is not None and not self._superseded:
-                async with self._line.held("closing the log of Triton's counters", within_s=_ANSWER_WITHIN_S) as connection:
+                async with self._line.held(
+                    "closing the log of Triton's counters", within_s=_ANSWER_WITHIN_S
+                ) as connection:
                     await self._pen.close(connection, self._next)
         except StoreError as problem:
             self._complain(problem)
@@ -237,9 +239,7 @@ class TritonCounterLog:
             rows += [np.array([[at, place, n, 0, 0, n]]) for at, n in spread(done.failed, begin_s, end_s).items()]
         second, service, *counts = np.concatenate(rows).T
         seconds = Seconds.summed(second, service.astype(np.int32), *counts)
-        return Batch(
-            0, end_s, tuple(services), seconds=seconds, refused={"service": refused} if refused.rows else {}
-        )
+        return Batch(0, end_s, tuple(services), seconds=seconds, refused={"service": refused} if refused.rows else {})
 
     async def _write(self) -> None:
         while self._waiting:

@@ -120,12 +120,16 @@ class PostgresJournal:
 # Rows, one mapping a type -------------------------------------------------------------------------------------------
 
 
-def _decision_row(run: int, decision: Decision) -> bytes:
-    detail = {
+def decision_detail(decision: Decision) -> dict[str, Any]:
+    """Return what led to a decision, as the column detail holds it."""
+    return {
         "opinions": decision.opinions,
         "candidates": [_appraisal(candidate) for candidate in decision.candidates],
         "objective": decision.objective,
     }
+
+
+def _decision_row(run: int, decision: Decision) -> bytes:
     return pack_row(
         [
             pack_int8(run),
@@ -138,7 +142,7 @@ def _decision_row(run: int, decision: Decision) -> bytes:
             pack_float8(decision.forecast_rps),
             pack_int4(decision.gpus_held),
             pack_int4(decision.gpus_wanted),
-            pack_jsonb(to_json(detail)),
+            pack_jsonb(to_json(decision_detail(decision))),
         ]
     )
 

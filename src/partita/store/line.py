@@ -27,7 +27,7 @@ class Line:
 
     @asynccontextmanager
     async def held(self, doing: str, *, within_s: float | None = None) -> AsyncIterator[Connection]:
-        """Yield the connection for one block; StoreError if the database is away or the block takes longer than that."""
+        """Yield the connection for one block; StoreError if the database is away or the block takes longer."""
         async with self._turn:
             try:
                 with explained(doing):
@@ -35,7 +35,9 @@ class Line:
                         yield await self._ready()
             except TimeoutError:
                 await self._give_up()
-                raise StoreError(f"the database did not answer within {within_s:g} s, so {doing} was given up") from None
+                raise StoreError(
+                    f"the database did not answer within {within_s:g} s, so {doing} was given up"
+                ) from None
             except BaseException:
                 await self._give_up()
                 raise
@@ -61,7 +63,7 @@ class Line:
         await self.close()
 
 
-class Lent:
+class Lent(Line):
     """Somebody's connection as a line; it is neither opened nor closed here."""
 
     def __init__(self, connection: Connection) -> None:
@@ -78,7 +80,9 @@ class Lent:
                     async with asyncio.timeout(within_s):
                         yield self._connection
             except TimeoutError:
-                raise StoreError(f"the database did not answer within {within_s:g} s, so {doing} was given up") from None
+                raise StoreError(
+                    f"the database did not answer within {within_s:g} s, so {doing} was given up"
+                ) from None
 
     async def close(self) -> None:
         """Leave the connection to its owner."""

@@ -102,9 +102,7 @@ class Seconds:
         return cls.summed(requests.at_us // SECOND_US, requests.service, ones, *by_status)
 
     @classmethod
-    def summed(
-        cls, second: NDArray[np.int64], service: NDArray[np.int32], *columns: NDArray[np.int64]
-    ) -> Seconds:
+    def summed(cls, second: NDArray[np.int64], service: NDArray[np.int32], *columns: NDArray[np.int64]) -> Seconds:
         """Add up rows of the same second and service; `columns` are requests, good, late, dropped."""
         keys, place = np.unique((second << 31) | service, return_inverse=True)
         sums = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from math import ceil, floor
+from typing import Any
 
 import asyncpg
 import numpy as np
@@ -25,6 +26,9 @@ from partita.store.queries import query
 
 LOST_WRITER_S = 600.0
 RECENT_REQUESTS = 100_000
+FOLD_ROWS = 100_000
+"""Rows of batches folded in one transaction: many are there when nobody has followed for long."""
+
 SECOND_NS = 1_000_000_000
 
 _COUNTS = {"ts": "i8", "service": "i4", "requests": "i8"}
@@ -66,23 +70,37 @@ class LiveLog:
         one at least. While nobody has ever logged, the watermark is `since_s`.
         """
         since = floor(since_s)
+        told = {name: Outcome() for name in self._services}
         async with self._line.held("reading the live log", within_s=_ANSWER_WITHIN_S) as connection:
-            async with connection.transaction(isolation="repeatable_read"):
-                await connection.execute(query("take_turn_following"))
-                await connection.execute(query("commit_softly"))
-                moved = await connection.fetchval(query("move_live_watermark"), self._lost_writer_s)
-                folded = await connection.fetch(query("fold_deltas"))
-                places = await self._places(connection)
-                watermark = since if moved is None else floor(moved.timestamp())
-                load = await self._load(connection, places, since, watermark, 1)
-                recent, begin = await self._recent(connection, places, watermark, floor(window_s))
+            while True:
+                async with connection.transaction(isolation="repeatable_read"):
+                    await connection.execute(query("take_turn_following"))
+                    await connection.execute(query("settings_of_a_turn"))
+                    folded = await connection.fetch(query("fold_deltas"), FOLD_ROWS)
+                    places = await self._places(connection)
+                    self._tell(told, folded, places)
+                    if sum(row["rows"] for row in folded) == FOLD_ROWS:
+                        continue  # there is more, before which the watermark must not move
+                    moved = await connection.fetchval(query("move_live_watermark"), self._lost_writer_s)
+                    watermark = since if moved is None else floor(moved.timestamp())
+                    load = await self._load(connection, places, since, watermark, 1)
+                    recent, begin = await self._recent(connection, places, watermark, floor(window_s))
+                    break
             await self._tend(connection)
-        outcomes = {name: Outcome() for name in self._services}
+        return LogView(float(watermark), load, told, recent, (float(begin), float(watermark)))
+
+    def _tell(self, told: dict[str, Outcome], folded: Sequence[Any], places: dict[int, int]) -> None:
+        """Add what was folded to the outcomes of its services; of unknown fate is not yet an outcome."""
         for row in folded:
             if (place := places.get(row["service"])) is not None:
-                good, late, dropped = row["good"], row["late"], row["dropped"]
-                outcomes[self._services[place]] = Outcome(good + late + dropped, good, late, dropped)
-        return LogView(float(watermark), load, outcomes, recent, (float(begin), float(watermark)))
+                name = self._services[place]
+                before, good, late, dropped = told[name], row["good"], row["late"], row["dropped"]
+                told[name] = Outcome(
+                    before.offered + good + late + dropped,
+                    before.good + good,
+                    before.late + late,
+                    before.dropped + dropped,
+                )
 
     async def history(self, since_s: float, step_s: float = 1.0) -> Load:
         """Return the load by steps of whole seconds up to the watermark, without folding anything.
@@ -148,9 +166,7 @@ class LiveLog:
             counts[:, silent] = np.nan
         return Load(self._services, float(since), float(step), counts)
 
-    async def _counts(
-        self, connection: Connection, since: int, until: int, step: int
-    ) -> dict[str, NDArray[np.int64]]:
+    async def _counts(self, connection: Connection, since: int, until: int, step: int) -> dict[str, NDArray[np.int64]]:
         found = await fetch_rows(
             connection, query("live_counts"), _COUNTS, _instant(since), _instant(until), timedelta(seconds=step)
         )

@@ -163,17 +163,18 @@ SELECT log_services($1);
 -- name: take_turn_following
 LOCK TABLE log_gap IN SHARE ROW EXCLUSIVE MODE;
 
--- name: commit_softly
-SET LOCAL synchronous_commit = off;
+-- name: settings_of_a_turn
+SELECT set_config('synchronous_commit', 'off', true), set_config('idle_in_transaction_session_timeout', '20s', true);
 
 -- name: move_live_watermark
 SELECT move_live_watermark($1);
 
 -- name: fold_deltas
 WITH taken AS (
-    DELETE FROM rollup_delta RETURNING ts, service, requests, good, late, dropped
+    DELETE FROM rollup_delta WHERE ctid = ANY (ARRAY(SELECT ctid FROM rollup_delta LIMIT $1))
+    RETURNING ts, service, requests, good, late, dropped
 ), added AS MATERIALIZED (
-    SELECT ts, service, sum(requests)::bigint AS requests, sum(good)::bigint AS good, sum(late)::bigint AS late,
+    SELECT ts, service, count(*) AS rows, sum(requests)::bigint AS requests, sum(good)::bigint AS good, sum(late)::bigint AS late,
            sum(dropped)::bigint AS dropped
     FROM taken GROUP BY ts, service
 ), folded AS (
@@ -183,7 +184,8 @@ WITH taken AS (
     SET requests = r.requests + excluded.requests, good = r.good + excluded.good, late = r.late + excluded.late,
         dropped = r.dropped + excluded.dropped
 )
-SELECT service, sum(good)::bigint AS good, sum(late)::bigint AS late, sum(dropped)::bigint AS dropped
+SELECT service, sum(rows)::bigint AS rows, sum(good)::bigint AS good, sum(late)::bigint AS late,
+       sum(dropped)::bigint AS dropped
 FROM added GROUP BY service;
 
 -- name: live_counts
