@@ -106,6 +106,8 @@ class Controller:
             return parts
         try:
             await self._reign(parts)
+            if not self._stop.is_set():
+                self._leadership.require()
         except NotLeading as problem:
             self._trouble("", str(problem))
             self._audit.tell("standby", {"reason": str(problem)})
@@ -152,10 +154,12 @@ class Controller:
         while True:
             began = time.monotonic()
             try:
-                led = self._leadership.holds()
+                before = self._leadership.term
                 leads = await self._leadership.strive()
-                if led and not leads:
+                if before is not None and before != self._leadership.term:
                     self._ended.set()
+                if not leads:
+                    self._status.trouble = ""
             except StoreError as problem:
                 self._trouble("database", str(problem))
                 if not self._leadership.holds():

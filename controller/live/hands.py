@@ -168,9 +168,11 @@ class LiveHands:
     async def look(self) -> Sight:
         """Look at the cluster; where it cannot be seen, say so beside what was seen last.
 
-        StoreError if a job has stopped half-way because the journal was away: it must be taken up anew.
+        StoreError if a job has stopped half-way because the journal was away, and must be taken up anew; NotLeading if
+        it was because our term is over.
         """
         if self._at.left and not self.busy and not self._stopping:
+            self._leading()
             raise StoreError("the journal was away while a plan was carried out")
         missing = {}
         try:

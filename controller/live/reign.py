@@ -127,7 +127,7 @@ class Reign:
             self._parts.executor,
             self._operation,
             run=run,
-            leading=lambda: self._leadership.require().number,
+            leading=self._leading,
             orders=self._orders,
             patience=file.changes.patience(),
             told=self._told,
@@ -183,6 +183,13 @@ class Reign:
     def _still_good(self, good: Plan, otherwise: Plan) -> Plan:
         loop = self._parts.loop
         return otherwise if feasible(good, loop.services, loop.inventory, loop.settings.budgets) else good
+
+    def _leading(self) -> int:
+        """Return the number of our term; NotLeading once it is over, even if another one of ours has begun."""
+        term = self._leadership.require()
+        if term != self._operation.term:
+            raise NotLeading(f"the term of this reign is over: {term.holder} has begun term {term.number}")
+        return term.number
 
     # What happens at a turn
 

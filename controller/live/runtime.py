@@ -12,6 +12,7 @@ import click
 from partita.client import AsyncRequestLog
 from partita.controller.assembly import delays, known_disciplines
 from partita.controller.cluster_file import ClusterFile
+from partita.controller.live.audit import log_as_json
 from partita.executors.local.daemon import serve
 from partita.executors.local.settings import Device, Settings
 from partita.executors.local.sinks import JsonLines, Sink
@@ -23,6 +24,7 @@ def serve_runtime(file: ClusterFile, *, host: str, port: int, dsn: str | None, l
     """Run the runtime of a cluster file until it is told to end."""
     entry = file.executor.local
     assert entry is not None
+    log_as_json()
     services, takes = file.services(), delays(file)
     kind: Literal["emulated", "torch"] = entry.device
     settings = Settings(

@@ -613,13 +613,16 @@ def test_the_follower_says_that_the_database_is_away_and_comes_back(pg_dsn: str)
     async def body(connection: Connection, log: LiveLog) -> None:
         first, at = await opened(connection), await start_of_minute(connection)
         await send(connection, first, [("a", at)], until=at + SECOND)
-        assert (await log.read(unix(at), 0)).load.counts[0].tolist() == [1]
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
-        with pytest.raises(StoreError, match="the database went away, so reading the live log was given up"):
-            await log.read(unix(at), 0)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE log_gap IN ACCESS EXCLUSIVE MODE")
+            reading = asyncio.create_task(log.read(unix(at), 0))
+            while not await connection.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
+                " WHERE NOT granted AND relation = 'log_gap'::regclass"
+            ):
+                await asyncio.sleep(0.01)
+            with pytest.raises(StoreError, match="the database went away, so reading the live log was given up"):
+                await reading
         assert (await log.read(unix(at), 0)).load.counts[0].tolist() == [1]
 
     on(pg_dsn, body)
@@ -736,8 +739,8 @@ def test_a_gateway_needs_few_rights(pg_dsn: str) -> None:
         await log.read(0, 0)
         await connection.execute(
             f"CREATE ROLE {role};"
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON log_writer, log_batch, log_reject, log_late, rollup_delta, service"
-            f" TO {role};"
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON log_writer, log_batch, log_reject, log_late, rollup_delta,"
+            f" service TO {role};"
             f"GRANT INSERT ON request_log TO {role}; GRANT SELECT ON watermark TO {role}"
         )
         try:

@@ -17,8 +17,9 @@ RETURNING term;
 UPDATE leader SET until = clock_timestamp() - interval '1 second' WHERE role = $1 AND holder = $2 AND term = $3;
 
 -- name: leading
--- Shared, so that nobody takes over before the transaction that relies on it has ended.
-SELECT term FROM leader WHERE role = $1 AND holder = $2 AND term = $3 AND until >= clock_timestamp() FOR SHARE;
+-- Shared, so that nobody takes over before the transaction that relies on it has ended; one whose client was frozen in
+-- the middle is ended by the server, or nobody could take over for as long as that lasts.
+SELECT term, set_config('idle_in_transaction_session_timeout', '3s', true) FROM leader WHERE role = $1 AND holder = $2 AND term = $3 AND until >= clock_timestamp() FOR SHARE;
 
 -- name: leader
 SELECT holder, term, until, until >= clock_timestamp() AS holds FROM leader WHERE role = $1;
