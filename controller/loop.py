@@ -238,7 +238,10 @@ class Loop:
         if problems := self._problems(plan, observation):
             return self._hold(state, observation, f"{observation.orders.plan_reason} cannot be had: {problems[0]}")
         state = replace(state, wishes=wishes_of(plan, state.wishes))
-        return self._act(state, observation, replace(plan, reason=observation.orders.plan_reason), plan.reason)
+        why = observation.orders.plan_reason
+        return self._act(
+            state, observation, replace(plan, reason=why), f"{why} ({plan.reason})" if plan.reason else why
+        )
 
     def _follow(self, state: State, observation: Observation) -> tuple[State, str]:
         """Where drift is adopted, take the cluster as it is for the standing plan, if it is one that can stand."""

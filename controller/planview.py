@@ -229,6 +229,11 @@ def outcome(counted: Counted, *, in_force: bool) -> str:
     return f"{'being carried out' if in_force else 'given up for a later plan'}, {done} of {total} commands done"
 
 
+def is_done(counted: Counted) -> bool:
+    """Say whether a plan is carried out as a whole."""
+    return all(state == "done" and not undo for state, undo in counted)
+
+
 def is_failed(counted: Counted) -> bool:
     """Say whether a plan could not be carried out."""
     return any(state in ("failed", "undone") for state, _ in counted)

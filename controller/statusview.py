@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from partita.controller.planview import is_failed
 from partita.controller.wording import because, gpus, moment, of_target, percent, span
 from partita.model.plan import target
 from partita.model.revive import command_from_plain
@@ -17,6 +18,7 @@ from partita.store.operation import (
     LeaderRecord,
     QuarantineRecord,
     StandingRecord,
+    count_commands,
     list_controllers,
     list_quarantine,
     read_leader,
@@ -27,15 +29,23 @@ SILENT_S = 10.0
 """A controller that was not heard of for so long does not run, hangs, or is cut off from the database."""
 
 
+STATES = ("leading", "standing by", "silent")
+"""What a controller may be, in the order in which they are shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """Everything that is known of one role at one instant; controllers are listed latest heard of first."""
+    """Everything that is known of one role at one instant; controllers are listed latest heard of first.
+
+    `is_undone` says that the decision named by `standing` failed: what is in force is the last good plan before it.
+    """
 
     role: str
     controllers: tuple[ControllerRecord, ...]
     leader: LeaderRecord | None
     standing: StandingRecord | None
     quarantine: tuple[QuarantineRecord, ...]
+    is_undone: bool = False
 
     @property
     def running(self) -> list[ControllerRecord]:
@@ -58,18 +68,23 @@ class ClusterStatus:
 
 async def read_status(connection: Connection, role: str) -> ClusterStatus:
     """Gather how a role is."""
+    standing = await read_standing_heading(connection, role)
+    at = (0, 0) if standing is None else (standing.run, standing.tick)
+    counted = await count_commands(connection, role, since=at)
     return ClusterStatus(
         role=role,
         controllers=tuple(await list_controllers(connection, role)),
         leader=await read_leader(connection, role),
-        standing=await read_standing_heading(connection, role),
+        standing=standing,
         quarantine=tuple(await list_quarantine(connection, role)),
+        is_undone=is_failed(counted.get(at, {})),
     )
 
 
 def nobody(found: ClusterStatus) -> str:
     """Say in one sentence that no controller runs."""
-    stands = f" of decision {found.standing.tick}, run {found.standing.run}," if found.standing else ""
+    before = " before that" if found.is_undone else ""
+    stands = f"{before} of decision {found.standing.tick}, run {found.standing.run}," if found.standing else ""
     keeps = f"; the plan{stands} stays in force as it is" if stands else ""
     last = next(iter(found.controllers), None)
     if last is None:
@@ -102,7 +117,12 @@ def document(found: ClusterStatus) -> dict[str, Any]:
         ],
         "standing": None
         if found.standing is None
-        else {"run": found.standing.run, "tick": found.standing.tick, "at": _iso(found.standing.at)},
+        else {
+            "run": found.standing.run,
+            "tick": found.standing.tick,
+            "at": _iso(found.standing.at),
+            "undone": found.is_undone,
+        },
         "quarantine": [
             {"subject": q.subject, "reason": q.reason, "strikes": q.strikes, "until": _iso(q.until)}
             for q in found.quarantine
@@ -121,7 +141,9 @@ def state(found: ClusterStatus, controller: ControllerRecord) -> str:
 
 def problems(found: ClusterStatus) -> Iterator[str]:
     """Name everything that is not as it should be."""
-    if found.leading is None and found.running:
+    if not found.running:
+        yield nobody(found)
+    elif found.leading is None:
         yield "nobody leads: the cluster stays as it is until a controller takes over"
     for controller in found.controllers:
         if controller.age_s > SILENT_S:
@@ -150,14 +172,15 @@ def status_lines(found: ClusterStatus) -> Iterator[Line]:
         yield from _work(latest.status, found)
     if found.standing is not None:
         at = found.standing
-        yield "plan in force", f"of decision {at.tick}, run {at.run}, since {_utc(at.at)}"
+        before = "the last good one before that " if found.is_undone else ""
+        yield "plan in force", f"{before}of decision {at.tick}, run {at.run}, since {_utc(at.at)}"
     if latest is not None:
         yield from _log(latest.status)
     yield from _headed("problems", list(problems(found)) or ["none"])
 
 
 def _controllers(found: ClusterStatus) -> Iterator[Line]:
-    for controller in found.controllers:
+    for controller in sorted(found.controllers, key=lambda c: STATES.index(state(found, c))):
         status = controller.status
         since = f", started {moment(status['started_s'])}" if "started_s" in status else ""
         mode = f"{status['mode']}{since}" if "mode" in status else ""

@@ -1,6 +1,9 @@
 -- What a controller at work needs to survive: its standing plan, the story of every command, what it saw, what it was told.
 -- `role` names the cluster that is controlled; one leader (table leader) acts for a role at a time.
 
+-- Routes stand in a cluster's page, below, together with the sub-clusters that they lead to.
+DROP TABLE route;
+
 ALTER TABLE run ADD COLUMN role text NOT NULL DEFAULT 'default';
 ALTER TABLE run ADD COLUMN mode text NOT NULL DEFAULT 'active' CHECK (mode IN ('active', 'advisory'));
 

@@ -207,6 +207,14 @@ async def plans_before(
             yield (*at, await read_plan(connection, *at))
 
 
+async def _is_in_place(connection: Connection, role: str, at: tuple[int, int]) -> bool:
+    """Say whether all of a plan has been carried out; the controller notes that only with its next plan."""
+    from partita.controller.planview import is_done
+    from partita.store.operation import count_commands
+
+    return is_done((await count_commands(connection, role, since=at)).get(at, {}))
+
+
 def _same(one: Plan, other: Plan) -> bool:
     from partita.controller.planview import same
 
@@ -218,9 +226,10 @@ async def _find(connection: Connection, role: str, which: str) -> Found:
         return await _observed(connection, role)
     if which in (CURRENT, GOOD):
         standing = await find_standing(connection, role)
-        if which == GOOD:
-            return Found("the last good plan", standing.good)
         at = await find_in_force(connection, role, standing)
+        if which == GOOD:
+            is_in_place = at is not None and await _is_in_place(connection, role, at)
+            return Found("the last good plan", standing.plan if is_in_place else standing.good)
         if at is None:
             return Found("the plan in force", standing.plan)
         return Found(f"the plan in force (decision {at[1]}, run {at[0]})", standing.plan, *at, True)

@@ -160,7 +160,7 @@ def _refuse_beside_recorded(
         "--journal": journal,
     }
     for name, value in given.items():
-        if value not in (None, (), False):
+        if value is not None and value is not False and value != ():
             raise click.UsageError(f"{name} has no place beside --recorded, which plays a run as it was")
 
 

@@ -158,7 +158,7 @@ class Controller:
                 leads = await self._leadership.strive()
                 if before is not None and before != self._leadership.term:
                     self._ended.set()
-                if not leads:
+                if not leads or self._status.leading:
                     self._status.trouble = ""
             except StoreError as problem:
                 self._trouble("database", str(problem))

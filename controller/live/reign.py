@@ -16,7 +16,7 @@ from partita.controller.live.audit import Audit
 from partita.controller.live.clock import Ended, LiveClock
 from partita.controller.live.hands import LiveHands
 from partita.controller.live.parts import Parts
-from partita.controller.live.status import Status
+from partita.controller.live.status import Status, log_problems
 from partita.controller.loop import FAR_STEPS_KEPT, NEAR_STEPS_KEPT, State, Turn
 from partita.controller.recording import encode, recorded
 from partita.controller.standing import wishes_of
@@ -109,6 +109,7 @@ class Reign:
         self._rollback = 0
         self._seen: list[tuple[int, bytes]] = []
         self._turn_began = 0.0
+        self._told_of_log: list[str] = []
         self._hands: LiveHands | None = None
         self._journal: PostgresJournal | None = None
 
@@ -196,12 +197,17 @@ class Reign:
     def _saw(self, tick: int, observation: Observation) -> None:
         self._turn_began = time.monotonic()
         self._status.saw(observation)
+        if "cluster" in observation.missing:
+            self._rollback = 0  # it is obeyed once the cluster can be seen
         if self._parts.file.watch.keep_observations_h:
             self._seen.append((tick, encode(observation)))
 
     def _turned(self, turn: Turn) -> None:
         self._status.decided(turn.decision, time.monotonic() - self._turn_began)
         self._audit.decision(self._status.run or 0, turn.decision)
+        if (found := log_problems(self._status.log)) != self._told_of_log:
+            self._told_of_log = found
+            self._audit.tell("log", {"problems": found})
 
     def _told(self, event: str, details: Mapping[str, object]) -> None:
         self._audit.tell(event, details)

@@ -21,7 +21,11 @@ DEFAULT_MAX_BATCH = 4
 Batcher": where a configuration is completed automatically, batches go up to 4 and dynamic batching is on, which waits
 for no request and rejects none; one model instance a GPU ("Multiple Model Instances")."""
 
-NEAR_S, EPOCH_S, REHEARSE_S, LOG_DELAY_S = 2.0, 60.0, 10.0, 2.0
+SPAN_S, SEED = 45.0, 1
+NEAR_S, EPOCH_S, REHEARSE_S, LOG_DELAY_S = 1.0, 60.0, 10.0, 0.9
+"""A minute's load in fast motion asks for a fast controller: one turn a second, on a log that is a second old."""
+
+POLICY: dict[str, Any] = {"name": "tuner", "options": {"utilisation": 0.7}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,9 @@ def plan_of(batching: Sequence[Batching]) -> Plan:
     """Return the plan with both services on the one device."""
     instance = Instance(GPU.id, GPU.id, GPU.memory_gib)
     group = SubCluster("all", (instance,), NAMES, tuple(batching))
-    return Plan((HeldGpu(GPU.id),), (group,), tuple(Route(name, "all") for name in NAMES), "the demonstration's setting")
+    return Plan(
+        (HeldGpu(GPU.id),), (group,), tuple(Route(name, "all") for name in NAMES), "the demonstration's setting"
+    )
 
 
 def setup(overhead: Overhead, discipline: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from partita.client import AsyncRequestLog
 from partita.controller.live_demo.load import Load
 
-GIVE_UP_S = 1.0
+GIVE_UP_S = 0.6
 """After this a client has gone, and the request is logged as not answered; what the server still makes of it is seen."""
 KEPT_OPEN = 32
 SWEEP_S = 0.05

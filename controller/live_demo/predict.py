@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 
 from partita.controller.config import Scenario
 from partita.controller.live_demo.case import GPU
-from partita.controller.live_demo.load import Load
-from partita.controller.run import run_scenario
+from partita.controller.live_demo.load import EPOCH_NS, Load
+from partita.controller.run import Run, run_scenario
 from partita.model.load import Arrivals
 from partita.model.plan import Plan, SetRoutes
 from partita.model.service import Service
@@ -58,9 +59,7 @@ def replay(
     cluster = SimulatedCluster((GPU,), Delays(0.0, 0.0))
     cluster.begin_with(changes[0].plan)
     disciplines = {d.name: d for d in DISCIPLINES}
-    world = World(
-        services, _Sent(load), cluster, disciplines, overheads, counted_s=(0.0, load.span_s), log_delay_s=0.0
-    )
+    world = World(services, _Sent(load), cluster, disciplines, overheads, counted_s=(0.0, load.span_s), log_delay_s=0.0)
     later = list(changes[1:])
     for second in np.append(np.arange(1.0, load.span_s), load.span_s).tolist():
         while later and later[0].at_s <= second:
@@ -71,12 +70,15 @@ def replay(
     return world.finish(), world.timeline.columns()
 
 
-def replay_loop(load: Load, document: Mapping[str, Any], policy: Any, scratch: Path) -> Any:
-    """Replay a load with the controller in the loop, its policy and control as in the live cluster's file."""
+def replay_loop(
+    load: Load, document: Mapping[str, Any], policy: Any, scratch: Path, *, after_s: float = 0.0
+) -> Run:
+    """Replay a load with the controller in the loop, its policy and control as in the live cluster's file.
+
+    The load begins `after_s` after the controller has, so that its turns come at the instants of the live one's.
+    """
     trace = scratch / "sent.parquet"
-    load.write(trace)
-    name = policy if isinstance(policy, str) else policy["name"]
-    scenario = Scenario.model_validate(
-        {**document, "load": {"trace": {"file": str(trace)}}, "policies": [policy]}
-    )
-    return run_scenario(scenario, policy=name, seed=1)
+    load.write(trace, after_s=after_s)
+    window = {"file": str(trace), "from": datetime.fromtimestamp(EPOCH_NS / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S")}
+    scenario = Scenario.model_validate({**document, "load": {"trace": window}, "policies": [policy]})
+    return run_scenario(scenario, policy=policy["name"], seed=scenario.seed)

@@ -14,7 +14,7 @@ from pathlib import Path
 from partita.errors import PartitaError
 
 PARTITA = "from partita.controller.cli import main; main()"
-START_S, GRACE_S, POLL_S = 60.0, 10.0, 0.05
+START_S, GRACE_S, POLL_S = 180.0, 10.0, 0.05
 
 
 class Child:
@@ -28,7 +28,7 @@ class Child:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def wait_until(self, ready: Callable[[str], bool]) -> None:
-        """Return once what it said is as wished; PartitaError if it ends before, or takes more than a minute."""
+        """Return once what it said is as wished; PartitaError if it ends before, or takes too long."""
         until = time.monotonic() + START_S
         while not ready(self.said()):
             if (code := self._process.poll()) is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import yaml
 from partita.client import AsyncRequestLog
 from partita.controller.commands import commands_for
 from partita.controller.cli.options import apply_migrations
-from partita.controller.live_demo.case import DEFAULT, GPU, MODELS, NAMES, SLOS_S, Setting, plan_of
+from partita.controller.live_demo.case import DEFAULT, GPU, MODELS, NAMES, POLICY, SLOS_S, Setting, plan_of
 from partita.controller.live_demo.doors import runtime_door, triton_door
 from partita.controller.live_demo.gateway import GIVE_UP_S, Door, Gateway, Played
 from partita.controller.live_demo.load import Load
@@ -33,7 +35,7 @@ from partita.store import embedded
 from partita.store.connection import connect
 from partita.store.operation import list_plans, read_story
 
-FLUSH_S = 0.25
+FLUSH_S, LAG_S = 0.2, 0.1
 DRAIN_S = 4.0
 """How long answers are waited for after the last request; none of them can be good any more."""
 SETTLE_S = 4.0
@@ -45,11 +47,15 @@ Told = Callable[[float, float], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """A run as it went, and what was in force when: the first change from the beginning on."""
+    """A run as it went, and what was in force when: the first change from the beginning on.
+
+    `first_turn_s` is when the controller turned first, seen from the load's beginning.
+    """
 
     played: Played
     changes: tuple[Change, ...]
     reasons: tuple[str, ...] = ()
+    first_turn_s: float = 0.0
 
 
 def run_setting(setting: Setting, load: Load, scratch: Path, told: Told) -> Outcome:
@@ -59,9 +65,7 @@ def run_setting(setting: Setting, load: Load, scratch: Path, told: Told) -> Outc
     return Outcome(played, (Change(0.0, setting.plan()),))
 
 
-async def _play_set(
-    server: TritonServer, setting: Setting, load: Load, dsn: str, scratch: Path, told: Told
-) -> Played:
+async def _play_set(server: TritonServer, setting: Setting, load: Load, dsn: str, scratch: Path, told: Told) -> Played:
     if setting is not DEFAULT:
         book = FileBook(scratch / "book.json")
         async with TritonExecutor({GPU.id: server.endpoint}, {n: n for n in NAMES}, (GPU,), book) as executor:
@@ -69,19 +73,20 @@ async def _play_set(
     return await _play(triton_door(server.endpoint.url, NAMES), load, dsn, told)
 
 
-def run_controlled(document: Mapping[str, Any], policy: Any, load: Load, scratch: Path, told: Told) -> Outcome:
+def run_controlled(document: Mapping[str, Any], load: Load, scratch: Path, told: Told) -> Outcome:
     """Play a load at a Triton server that begins as it comes and is set by `partita run`."""
     with _server(scratch) as server, _database(scratch) as dsn:
         triton = {"servers": {GPU.id: server.endpoint.url}, "metrics": {GPU.id: server.endpoint.metrics_url}}
-        file = _write(scratch, document, {"triton": triton}, policy=policy)
+        file = _write(scratch, document, {"triton": triton})
         arguments = ["run", str(file), "--dsn", dsn, "--holder", CLUSTER]
         with running(arguments, scratch / "controller.log") as controller:
             controller.wait_until(lambda said: '"event":"leading"' in said.replace(" ", ""))
             door = triton_door(server.endpoint.url, NAMES)
             played = asyncio.run(_play(door, load, dsn, told, settle_s=SETTLE_S))
             controller.check()
+            first_turn_s = _first_turn(controller.said()) - played.begun
         changes, reasons = asyncio.run(_changes(dsn, played.begun))
-    return Outcome(played, changes, reasons)
+    return Outcome(played, changes, reasons, first_turn_s)
 
 
 def run_local(document: Mapping[str, Any], batching: Batching, load: Load, scratch: Path, told: Told) -> Outcome:
@@ -89,7 +94,7 @@ def run_local(document: Mapping[str, Any], batching: Batching, load: Load, scrat
     plan = plan_of((batching,) * len(MODELS))
     [port] = _free_ports(1)
     local = {"url": f"http://127.0.0.1:{port}", "device": "emulated"}
-    file = _write(scratch, document, {"local": local}, policy="tuner")
+    file = _write(scratch, document, {"local": local})
     with _database(scratch) as dsn, running(["runtime", str(file), "--no-log"], scratch / "runtime.log") as runtime:
         runtime.wait_until(lambda said: "Serving" in said)
         played = asyncio.run(_play_local(local["url"], plan, load, dsn, told))
@@ -105,7 +110,7 @@ async def _play_local(url: str, plan: Plan, load: Load, dsn: str, told: Told) ->
 
 async def _play(door: Door, load: Load, dsn: str, told: Told, *, settle_s: float = 0.0) -> Played:
     """Send a load, logging it; the log promises to be whole once clients would have given up."""
-    async with AsyncRequestLog(dsn, writer="gateway", flush_s=FLUSH_S, lag_s=GIVE_UP_S + 0.2) as log:
+    async with AsyncRequestLog(dsn, writer="gateway", flush_s=FLUSH_S, lag_s=GIVE_UP_S + LAG_S) as log:
         async with Gateway(door, SLOS_S, log) as gateway:
             await asyncio.sleep(settle_s)
             return await gateway.play(load, drain_s=DRAIN_S, told=lambda at_s: told(at_s, load.span_s))
@@ -128,6 +133,13 @@ async def _changes(dsn: str, begun: float) -> tuple[tuple[Change, ...], tuple[st
     return tuple(found), tuple(reasons)
 
 
+def _first_turn(said: str) -> float:
+    """Read from the controller's audit lines when it turned first, as unix time."""
+    lines = (json.loads(line.removeprefix("AUDIT ")) for line in said.splitlines() if line.startswith("AUDIT "))
+    decided = next(line for line in lines if line["event"] == "decision")
+    return datetime.fromisoformat(decided["at"]).timestamp()
+
+
 # What the runs stand on ----------------------------------------------------------------------------------------------
 
 
@@ -148,13 +160,13 @@ def _database(scratch: Path) -> Iterator[str]:
         yield dsn
 
 
-def _write(scratch: Path, document: Mapping[str, Any], executor: Mapping[str, Any], *, policy: Any) -> Path:
+def _write(scratch: Path, document: Mapping[str, Any], executor: Mapping[str, Any]) -> Path:
     """Write a cluster file."""
     whole = {
         "name": CLUSTER,
         **document,
         "executor": dict(executor),
-        "policy": policy,
+        "policy": POLICY,
         "missing": {"log_s": 15.0},
         "changes": {"grace_s": 2.0},
         "watch": {"listen": None},

@@ -166,7 +166,7 @@ class TritonServer:
             *(f"--load-model={name}" for name in self._load),
             "--http-address=127.0.0.1",
             f"--http-port={self._http}",
-            "--http-thread-count=32",  # a load takes one of them, and requests on its other connections wait for it
+            "--http-thread-count=256",  # a load takes one of them, and requests on its other connections wait for it
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc}",
             "--metrics-address=127.0.0.1",

@@ -43,12 +43,14 @@ EAGER, PATIENT = Batching("eager"), Batching("timeout", 0.02)
 
 
 def plan_of(gpus: Sequence[HeldGpu], groups: Mapping[str, tuple[Sequence[Instance], str, Batching]], why: str) -> Plan:
-    """Return a plan of groups, by name as (instances, services, batching), each service in one of them."""
+    """Return a plan of groups, by name as (instances, services, batching); those of one service share it equally."""
     made = tuple(
         SubCluster(name, tuple(instances), tuple(services), (batching,) * len(services))
         for name, (instances, services, batching) in groups.items()
     )
-    return Plan(tuple(gpus), made, tuple(Route(s, g.name) for g in made for s in g.services), why)
+    groups_of = Counter(s for g in made for s in g.services)
+    routes = tuple(Route(s, g.name, weight=1 / groups_of[s]) for g in made for s in g.services)
+    return Plan(tuple(gpus), made, routes, why)
 
 
 ONE = plan_of(
@@ -151,7 +153,15 @@ async def lightly_loaded(url: str, services: str = "abc", rate_rps: float = 40.0
 # Processes -----------------------------------------------------------------------------------------------------------
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["crash.stage"])
+_forks.set_forkserver_preload(
+    [
+        "partita.controller.live.hands",
+        "partita.executors.local.executor",
+        "partita.executors.triton.executor",
+        "partita.replay.disciplines",
+        "partita.store.journal",
+    ]
+)
 DIED = -signal.SIGKILL
 
 

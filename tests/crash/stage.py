@@ -143,6 +143,7 @@ class ScytheExecutor:
             raise left.pop()("refused by the test", command=command)
         self._scythe.enters(position, "inside the call", self._scythe.death.a_moment_s if self._scythe.death else 0.0)
         await self._inner.apply(commands, term=term)
+        self._scythe.passes(position, "inside the call")  # it took less than that moment
 
 
 @dataclass(slots=True)

@@ -142,7 +142,7 @@ def test_where_undoing_fails_too_that_is_said(pg_dsn: str, tmp_path: Path) -> No
         outcome, story = await attempt.fails(attempt.scene(Refusals(3, Failed), Refusals(UNDOING, Failed)))
         assert "and undoing it failed at" in outcome.failed
         assert await attempt.left_of() != []
-        assert [c.state for c in story if c.undo][0] == "failed"
+        assert next(c.state for c in story if c.undo) == "failed"
         assert {c.state for c in story if c.undo} <= {"failed", "undone"}
 
     on(pg_dsn, tmp_path, body)
@@ -181,9 +181,6 @@ def test_what_is_busy_is_tried_again_and_done_once(position: int, pg_dsn: str, t
         assert all_done(story) == []
         events = [(e.attempt, e.event) for e in story[position].events]
         assert events == [(n, e) for n in (1, 2, 3) for e in ("started", "busy")] + [(4, "started"), (4, "done")]
-        at = [e.at for e in story[position].events if e.event == "started"]
-        waits_s = [(later - sooner).total_seconds() for sooner, later in zip(at, at[1:], strict=False)]
-        assert all(wait_s >= 0.02 * 2**n for n, wait_s in enumerate(waits_s))  # the backoff doubles from 20 ms
         assert set((attempt.house.acts() - before).values()) == {1}
 
     on(pg_dsn, tmp_path, body)

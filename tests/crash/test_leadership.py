@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import asyncpg
 import pytest
 
 from partita.errors import NotLeading
@@ -65,7 +66,8 @@ def test_a_leader_that_was_frozen_in_a_transaction_does_not_keep_others_from_lea
             await frozen.execute("BEGIN")
             await require_leading(frozen, await won(first))
             assert (await won(second)).number == 2
-            assert frozen.is_closed()
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+                await frozen.execute("SELECT 1")
 
     on(body)
 

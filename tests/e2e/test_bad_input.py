@@ -75,7 +75,7 @@ def test_a_wrong_scenario(capsys: pytest.CaptureFixture[str], good: str, bad: st
 def test_no_scenario_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = refused(capsys, "replay", "gone.yaml", "--json", "out.json")
     assert (code, said) == (2, "gone.yaml: cannot be read: no such file or directory")
-    assert replay(capsys, "") == (2, "s.yaml: is empty: a scenario needs cluster, services and load")
+    assert replay(capsys, "") == (2, "s.yaml: is empty: it needs cluster, services, load")
     code, said = replay(capsys, bytes(range(255, 100, -1)))
     assert (code, said) == (2, "s.yaml: is not text: byte 0 is not UTF-8")
 

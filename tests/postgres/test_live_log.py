@@ -264,31 +264,48 @@ def test_the_same_batch_at_the_same_time_is_written_once(pg_dsn: str) -> None:
     on(pg_dsn, body)
 
 
-def test_followers_at_the_same_time_fold_every_request_once(pg_dsn: str) -> None:
+def test_followers_at_the_same_time_fold_every_request_once_and_all_are_told(pg_dsn: str) -> None:
     async def body(connection: Connection, log: LiveLog) -> None:
         first, at = await opened(connection), await start_of_minute(connection)
-        done = asyncio.Event()
-        told = {"a": 0}
+        begun, done = asyncio.Barrier(4), asyncio.Event()
 
-        async def follow() -> None:
+        async def follow() -> int:
             follower = LiveLog(Line(pg_dsn), ("a",))
-            since = unix(at)
+            told = (await follower.read(unix(at), 10)).outcomes["a"].offered
+            await begun.wait()
             while True:
                 last = done.is_set()
-                view = await follower.read(since, 10)
-                told["a"] += view.outcomes["a"].offered
+                told += (await follower.read(unix(at), 10)).outcomes["a"].offered
                 if last:
                     break
             await follower.close()
+            return told
 
-        async def write() -> None:
+        async def write() -> int:
+            await begun.wait()
             for number in range(200):
                 await send(connection, first + number, [("a", at)] * 5, until=at + SECOND, status=[0] * 5)
             done.set()
+            return 1000
 
-        await asyncio.gather(write(), follow(), follow(), follow())
-        assert told["a"] == 1000
+        assert set(await asyncio.gather(write(), follow(), follow(), follow())) == {1000}
         assert (await log.history(unix(at))).counts[0].tolist() == [1000]
+
+    on(pg_dsn, body)
+
+
+def test_outcomes_are_told_once_as_time_goes_on(pg_dsn: str) -> None:
+    """Over half an hour, a batch every minute, some of requests that are minutes old."""
+
+    async def body(connection: Connection, log: LiveLog) -> None:
+        first = await opened(connection, ago_s=7200)
+        at = await start_of_minute(connection) - timedelta(minutes=30)
+        for minute in range(30):
+            now = at + timedelta(minutes=minute)
+            rows = [("a", now), ("a", now - timedelta(minutes=minute % 9)), ("b", now)]
+            await send(connection, first + minute, rows, until=now + SECOND, status=[0, 1, 2])
+            outcomes = (await log.read(unix(now), 0)).outcomes
+            assert outcomes == {"a": Outcome(2, 1, 1, 0), "b": Outcome(1, 0, 0, 1)}
 
     on(pg_dsn, body)
 

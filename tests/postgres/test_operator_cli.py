@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine, Sequence
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -239,6 +245,7 @@ def test_a_leader_and_its_standby(capsys: pytest.CaptureFixture[str], house: Hou
     assert (code, err) == (0, "")
     lines = dict(re.findall(r"^(\S.{15})(.*)$", out, flags=re.MULTILINE))
     found = {heading.strip(): text for heading, text in lines.items()}
+    assert list(found)[:3] == ["cluster", "leads", "stands by"]
     assert found["cluster"] == ROLE
     assert re.fullmatch(r"host:1, term \d+, active, started 2026-\d\d-\d\d .*", found["leads"])
     assert found["stands by"].startswith("host:2, active")
@@ -264,6 +271,7 @@ def test_everything_that_is_wrong_is_named(capsys: pytest.CaptureFixture[str], h
     house.say(status)
     _, out, _ = partita(capsys, house, "status")
     assert "2 commands" in out
+    assert f"plan in force   the last good one before that of decision 41, run {house.run}, since " in out
     assert "last failure    StartReplicas gpu1: no answer" in out
     assert "paused          pause by ann@desk: driver (partita resume ends it)" in out
     assert "90.00 % of 99 % in time of 100" in out
@@ -356,20 +364,21 @@ def test_the_plan_in_force_and_its_story(capsys: pytest.CaptureFixture[str], hou
 
 
 def test_plans_as_json(capsys: pytest.CaptureFixture[str], house: House) -> None:
-    house.decide(41, TWO)
+    house.decide(41, TWO, fate="underway")
     number = f"{house.run}/41"
     found = json.loads(partita(capsys, house, "plan", "show", number, "--json")[1])
     assert (found["run"], found["tick"], found["in_force"]) == (house.run, 41, True)
     assert [h["gpu"] for h in found["plan"]["gpus"]] == ["gpu0", "gpu1"]
     assert [c["verb"] for c in found["commands"]] == ["Acquire", "CreateInstance", "StartReplicas", "SetRoutes"]
     assert [e["event"] for e in found["commands"][0]["events"]] == ["started", "done"]
+    assert [e["event"] for e in found["commands"][3]["events"]] == ["started"]
     assert found["commands"][0]["events"][0]["seen"] == {"held": False}
     found = json.loads(partita(capsys, house, "plan", "diff", "--json", "good", number)[1])
     assert found["differs"] is True
     assert found["changes"]["replicas"] == {"embed": [1, 2]}
     found = json.loads(partita(capsys, house, "plan", "history", "--json")[1])
     assert [(e["tick"], e["by"], e["outcome"], e["in_force"]) for e in found] == [
-        (41, "symphony", "done, 4 commands", True)
+        (41, "symphony", "being carried out, 3 of 4 commands done", True)
     ]
 
 
@@ -387,6 +396,14 @@ def test_differences(capsys: pytest.CaptureFixture[str], house: House) -> None:
     out = partita(capsys, house, "plan", "diff", f"{house.run}/41")[1]
     assert out.splitlines()[0] == f"From the plan of decision 41, run {house.run} to {current}:"
     assert partita(capsys, house, "plan", "diff", "current", "current")[1].splitlines()[1] == "    No difference."
+
+
+def test_a_plan_that_is_carried_out_is_the_good_one(capsys: pytest.CaptureFixture[str], house: House) -> None:
+    """The row of the standing plan holds what was good when it was put into force, which may be an older one."""
+    house.decide(41, TWO, good=ONE)
+    assert "Holds 2 GPUs" in partita(capsys, house, "plan", "show", "good")[1]
+    house.decide(42, THREE, before=TWO, good=TWO, fate="underway")
+    assert "Holds 2 GPUs" in partita(capsys, house, "plan", "show", "good")[1]
 
 
 def test_a_good_plan_is_compared_with_what_was_seen(capsys: pytest.CaptureFixture[str], house: House) -> None:
@@ -580,3 +597,109 @@ def test_lists_of_live_runs_show_their_mode(capsys: pytest.CaptureFixture[str], 
         f"Other runs: {other.run} (symphony, live)."
     )
     assert "(symphony, live, advisory)" in partita(capsys, house, "explain", "--list")[1]
+
+
+# A controller at work -----------------------------------------------------------------------------------------------
+
+AT_WORK = """\
+name: trial
+executor: {{local: {{url: "http://127.0.0.1:{runtime}"}}}}
+cluster: [{{gpu: A100-80GB, count: 3}}]
+services: [{{name: embed, slo_ms: 500, attainment: 0.9, memory_gib: 2.0, latency: {{alpha_ms: 2.0, beta_ms: 20.0}}}}]
+overheads: {{control_us: 3000, response_us: 5000, model_load_s: 0.2, repartition_s: 0.2}}
+control: {{near_s: 1, epoch_s: 30, rehearse_s: 10}}
+watch: {{listen: "127.0.0.1:{watch}"}}
+"""
+
+
+MAIN = "from partita.controller.cli import main; main()"
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
+    finally:
+        for probe in sockets:
+            probe.close()
+
+
+@contextmanager
+def at_work(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run partita as a process of its own, and end it as an operator would."""
+    with log.open("wb") as told:
+        process = subprocess.Popen([sys.executable, "-c", MAIN, *command], stdout=told, stderr=told)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+def until(what: Callable[[], bool], log: Path, within_s: float = 60.0) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + within_s
+    while not what():
+        assert time.monotonic() < end, log.read_text()[-3000:]
+        time.sleep(0.2)
+
+
+def test_a_controller_at_work_is_seen_and_obeys(
+    capsys: pytest.CaptureFixture[str], pg_dsn: str, tmp_path: Path
+) -> None:
+    ports = free_ports(2)
+    file, log = tmp_path / "c.yaml", tmp_path / "run.log"
+    file.write_text(AT_WORK.format(runtime=ports[0], watch=ports[1]))
+
+    def ask(*arguments: str) -> tuple[int, str, str]:
+        return partita(capsys, pg_dsn, *arguments)
+
+    def status() -> dict[str, Any]:
+        code, out, _ = ask("status", "--json")
+        found: dict[str, Any] = json.loads(out) if code == 0 else {}
+        return found
+
+    def outcomes() -> list[str]:
+        return [entry["outcome"] for entry in json.loads(ask("plan", "history", "--json")[1] or "[]")]
+
+    runtime = at_work(["runtime", str(file), "--dsn", pg_dsn], tmp_path / "runtime.log")
+    with runtime, at_work(["run", str(file), "--holder", "one", "--dsn", pg_dsn], log) as controller:
+        # It begins with the cluster as given, three GPUs, and finds that one will do where nobody asks for anything.
+        until(lambda: len(found := outcomes()) >= 2 and found[0].startswith("done"), log)
+        until(lambda: (status().get("status") or {}).get("gpus_held") == 1, log)
+        found = status()
+        assert [(c["holder"], c["state"]) for c in found["controllers"]] == [("one", "leading")]
+        run = found["status"]["run"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/metrics") as answer:
+            assert b"partita_gpus_held 1.0" in answer.read()
+
+        code, out, err = ask("pause", "--reason", "driver")
+        assert (code, out.splitlines()[-1], err) == (0, "Taken: paused.", "")
+        paused = status()["status"]["paused"]
+        assert re.fullmatch(r"pause by \S+@\S+: driver", paused)
+        assert ask("resume")[:2][1].splitlines()[-1] == "Taken."
+        assert status()["status"]["paused"] == ""
+
+        code, out, err = ask("rollback", f"{run}/1")
+        assert (code, err) == (0, "")
+        taken = re.search(rf"Taken: decision (\d+), run {run}, carries it out in \d+ commands", out)
+        assert taken is not None, out
+        until(lambda: (status().get("status") or {}).get("gpus_held") == 3, log)
+        until(lambda: outcomes()[0].startswith("done"), log)
+        assert "Carried out: " in ask("explain", taken[1])[1]
+        assert "paused: rollback by " in "\n".join(status()["problems"])
+        # The plan that is in force already can be asked for again, and then nothing has to be done.
+        code, out, _ = ask("rollback", f"{run}/{taken[1]}")
+        assert (code, "found that nothing had to be changed" in out) == (0, True)
+
+        controller.terminate()
+        assert controller.wait(60) == 0, log.read_text()[-3000:]
+        assert ask("status")[0] == 1
+    assert re.fullmatch(rf"Run {run}: \d+ decisions, all the same\.\n", ask("replay", "--recorded", str(run))[1])

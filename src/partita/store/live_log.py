@@ -8,9 +8,9 @@ never wait for each other over the row of a busy second, and a crash on either s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import ceil, floor
-from typing import Any
 
 import asyncpg
 import numpy as np
@@ -34,7 +34,17 @@ SECOND_NS = 1_000_000_000
 _COUNTS = {"ts": "i8", "service": "i4", "requests": "i8"}
 _REQUESTS = {"ts": "i8", "service": "i4", "size": "f4"}
 _TEND_EVERY_S = 10
+_FATES_OVER_S = 600
+"""What became of requests is told if they come to the log within this time, and perhaps up to twice as late."""
 _ANSWER_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """Good, late and dropped by service of the requests that arrived from `begin` on, as last seen."""
+
+    begin: int
+    fates: NDArray[np.int64]
 
 
 class LiveLog:
@@ -42,7 +52,7 @@ class LiveLog:
 
     `services` are those the controller knows, in the order of every Load. A writer that was not seen for
     `lost_writer_s` no longer holds the watermark; until then a silent gateway stops it, since its log is missing and
-    not zero. Several followers may read at once: each request is folded, and its outcome told, by one of them.
+    not zero. Several followers may read at once: each request is folded by one of them, and its outcome told by all.
     StoreError says that the database is away: read again later; a `Line` then connects anew.
     """
 
@@ -61,6 +71,7 @@ class LiveLog:
         self._ids: dict[str, int] = {}
         self._learnt = 0
         self._tended_s = -1.0
+        self._seen: _Seen | None = None
 
     async def read(self, since_s: float, window_s: float) -> LogView:
         """Return the load from `since_s` on up to the watermark, and the requests of the last `window_s` seconds.
@@ -70,37 +81,55 @@ class LiveLog:
         one at least. While nobody has ever logged, the watermark is `since_s`.
         """
         since = floor(since_s)
-        told = {name: Outcome() for name in self._services}
+        folded = np.zeros((len(self._services), 3), np.int64)
         async with self._line.held("reading the live log", within_s=_ANSWER_WITHIN_S) as connection:
             while True:
                 async with connection.transaction(isolation="repeatable_read"):
                     await connection.execute(query("take_turn_following"))
                     await connection.execute(query("settings_of_a_turn"))
-                    folded = await connection.fetch(query("fold_deltas"), FOLD_ROWS)
+                    rows = await connection.fetch(query("fold_deltas"), FOLD_ROWS)
                     places = await self._places(connection)
-                    self._tell(told, folded, places)
-                    if sum(row["rows"] for row in folded) == FOLD_ROWS:
+                    for row in rows:
+                        if (place := places.get(row["service"])) is not None:
+                            folded[place] += row["good"], row["late"], row["dropped"]
+                    if sum(row["rows"] for row in rows) == FOLD_ROWS:
                         continue  # there is more, before which the watermark must not move
                     moved = await connection.fetchval(query("move_live_watermark"), self._lost_writer_s)
                     watermark = since if moved is None else floor(moved.timestamp())
                     load = await self._load(connection, places, since, watermark, 1)
+                    fates, seen = await self._fates(connection, places, folded, watermark)
                     recent, begin = await self._recent(connection, places, watermark, floor(window_s))
                     break
+            self._seen = seen
             await self._tend(connection)
+        told = {
+            name: Outcome(int(fate.sum()), *fate.tolist()) for name, fate in zip(self._services, fates, strict=True)
+        }
         return LogView(float(watermark), load, told, recent, (float(begin), float(watermark)))
 
-    def _tell(self, told: dict[str, Outcome], folded: Sequence[Any], places: dict[int, int]) -> None:
-        """Add what was folded to the outcomes of its services; of unknown fate is not yet an outcome."""
-        for row in folded:
-            if (place := places.get(row["service"])) is not None:
-                name = self._services[place]
-                before, good, late, dropped = told[name], row["good"], row["late"], row["dropped"]
-                told[name] = Outcome(
-                    before.offered + good + late + dropped,
-                    before.good + good,
-                    before.late + late,
-                    before.dropped + dropped,
-                )
+    async def _fates(
+        self, connection: Connection, places: dict[int, int], folded: NDArray[np.int64], watermark: int
+    ) -> tuple[NDArray[np.int64], _Seen]:
+        """Return good, late and dropped by service since the last read, whoever folded them, and what is seen now.
+
+        The first time these are those folded by us. `self._seen` is replaced after the commit, so that a read that
+        failed costs no outcome.
+        """
+        begin = watermark - _FATES_OVER_S
+        if self._seen is None:
+            return folded, _Seen(begin, await self._fates_since(connection, places, begin))
+        now = await self._fates_since(connection, places, self._seen.begin)
+        fates = np.maximum(now - self._seen.fates, 0)
+        if begin - self._seen.begin < _FATES_OVER_S:
+            return fates, _Seen(self._seen.begin, now)
+        return fates, _Seen(begin, await self._fates_since(connection, places, begin))
+
+    async def _fates_since(self, connection: Connection, places: dict[int, int], begin: int) -> NDArray[np.int64]:
+        fates = np.zeros((len(self._services), 3), np.int64)
+        for number, *counts in await connection.fetch(query("live_fates"), _instant(begin)):
+            if (place := places.get(number)) is not None:
+                fates[place] = counts
+        return fates
 
     async def history(self, since_s: float, step_s: float = 1.0) -> Load:
         """Return the load by steps of whole seconds up to the watermark, without folding anything.

@@ -164,7 +164,7 @@ SELECT log_services($1);
 LOCK TABLE log_gap IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: settings_of_a_turn
-SELECT set_config('synchronous_commit', 'off', true), set_config('idle_in_transaction_session_timeout', '20s', true);
+SELECT set_config('synchronous_commit', 'off', true), set_config('idle_in_transaction_session_timeout', '10s', true);
 
 -- name: move_live_watermark
 SELECT move_live_watermark($1);
@@ -191,6 +191,10 @@ FROM added GROUP BY service;
 -- name: live_counts
 SELECT date_bin($3, ts, $1), service, sum(requests)::bigint FROM request_rollup
 WHERE source = 0 AND ts >= $1 AND ts < $2 GROUP BY 1, 2;
+
+-- name: live_fates
+SELECT service, sum(good)::bigint, sum(late)::bigint, sum(dropped)::bigint FROM request_rollup
+WHERE source = 0 AND ts >= $1 GROUP BY service;
 
 -- name: live_gaps
 SELECT begins, ends FROM log_gap WHERE ends > $1 ORDER BY begins;
