@@ -25,7 +25,7 @@ demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=f
 	@$(BIN)/partita demo $(if $(TRACE),--trace "$$TRACE")
 
 demo-live: $(CORE) $(TRITON) ## control a real Triton server under a changing load, and compare with replay (Linux x86-64)
-	@$(BIN)/partita demo-live
+	@$(BIN)/partita demo-live $(if $(TRACE),--trace "$$TRACE")
 
 install: $(CORE) ## install the core into .venv, for use as .venv/bin/partita
 

@@ -19,6 +19,7 @@ from partita.errors import PartitaError
 
 COMMANDS = {
     "demo": ("demo", "demo", "Play a whole trace through the loop, print the table, write a report."),
+    "demo-live": ("demo_live", "demo_live", "Control a real Triton server on this machine, and compare with replay."),
     "replay": ("replay", "replay", "Replay a scenario under one or more policies and score their goodput."),
     "trace": ("trace", "trace", "Import, inspect, make and export request traces."),
     "db": ("db", "db", "Look after the database: migrate, status, url, stop."),

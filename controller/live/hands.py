@@ -39,6 +39,9 @@ GPU_COMMANDS = (Acquire, CreateInstance, DestroyInstance, StartReplicas)
 SIDE_BY_SIDE = (CreateInstance, StartReplicas)
 """What takes long, and nothing of it waits for another."""
 
+_UNSEEN = (ExecutionError, OSError, TimeoutError)
+"""What a look at a cluster raises that cannot be seen."""
+
 
 class Ledger(Protocol):
     """Where the story of commands is kept; `store.operation.Operation` is one."""
@@ -159,7 +162,8 @@ class LiveHands:
         self._job: asyncio.Task[None] | None = None
         self._at = _At()
         self._cluster = ClusterState()
-        self._stopping = False
+        self._stopping = self._replaced = False
+        self._to_resume: tuple[int, int, Plan] | None = None
         self.good: Plan | None = None
         """The last plan that was seen in place; set before anything is carried out."""
 
@@ -177,8 +181,9 @@ class LiveHands:
         missing = {}
         try:
             self._cluster = await self._observe()
-        except (ExecutionError, OSError, TimeoutError) as problem:
-            missing["cluster"] = str(problem)
+            await self._resume_late()
+        except _UNSEEN as problem:
+            missing["cluster"] = str(problem) or "no answer"
         quarantine = await self._ledger.quarantined()
         at = self._at
         work = Work(at.tick, tuple(at.left.values()), at.failed, at.failures, quarantine)
@@ -188,8 +193,9 @@ class LiveHands:
         """Begin to carry out a decision, which is in the journal already; what is under way ends first."""
         assert self.good is not None
         assert turn.plan is not None
+        self._replaced = True
         await self.stop(self._patience.call_s)
-        self._stopping = False
+        self._stopping = self._replaced = False
         numbered = tuple((n, c, 0) for n, c in enumerate(commands))
         self._begin(Job(self._run, turn.decision.tick, turn.plan, self.good, turn.need, numbered))
 
@@ -207,9 +213,17 @@ class LiveHands:
         """Take up what a controller before us left of a decision: finish it, as far as the world is not there yet.
 
         If the world is there, the plan is the good one. Where the decision had failed already, its undoing goes on.
+        A cluster that cannot be seen is waited for: it is taken up at the first look that shows it.
         """
         self.good = good
-        cluster = await self._observe()
+        try:
+            cluster = await self._observe()
+        except _UNSEEN:
+            self._to_resume = (tick, run, plan)
+            return
+        await self._take_up(tick, run, plan, good, cluster)
+
+    async def _take_up(self, tick: int, run: int, plan: Plan, good: Plan, cluster: ClusterState) -> None:
         entries = await self._ledger.read_entries(run, tick)
         undoing = plan == good and any(e.state == "failed" for e in entries)
         still_open = [e for e in entries if e.state in ("written", "claimed")]
@@ -233,6 +247,12 @@ class LiveHands:
             self._begin(Job(run, tick, plan, good, {}, jobs))
         else:
             self.good = plan
+
+    async def _resume_late(self) -> None:
+        """Take up what could not be while the cluster was not to be seen."""
+        if self._to_resume is not None and self.good is not None:
+            await self._take_up(*self._to_resume, self.good, self._cluster)
+            self._to_resume = None
 
     async def _close(self, run: int, tick: int, entry: Entry, cluster: ClusterState, *, undoing: bool) -> None:
         """Note of a command that need not be carried out any more that it is done, or will not be."""
@@ -295,9 +315,11 @@ class LiveHands:
                 await self._until_done(job, position, command, attempt)
 
     async def _hand_over(self, job: Job) -> None:
+        """Leave what has not begun to the next controller, or to nobody if another plan takes this one's place."""
+        event, why = ("undone", "another plan came") if self._replaced else ("left", "the controller ended")
         tried = {position: attempts for position, _, attempts in job.commands}
         for position in self._at.left:
-            await self._tell(job, position, tried.get(position, 0), "left", problem="the controller ended")
+            await self._tell(job, position, tried.get(position, 0), event, problem=why)
 
     async def _one(self, job: Job, position: int, command: Command, attempts: int) -> int:
         """Carry out one command; 0 once it is done, the number of the attempt if that was only started."""
@@ -431,7 +453,7 @@ class LiveHands:
         while True:
             try:
                 return await self._observe()
-            except (ExecutionError, OSError, TimeoutError) as problem:
+            except _UNSEEN as problem:
                 if asyncio.get_running_loop().time() > until:
                     raise CommandFailed(position, command, f"the cluster cannot be seen: {problem}") from problem
             self._leading()

@@ -197,6 +197,9 @@ class Reign:
     def _saw(self, tick: int, observation: Observation) -> None:
         self._turn_began = time.monotonic()
         self._status.saw(observation)
+        behind_s = observation.now_s - observation.watermark_s
+        if behind_s > self._parts.loop.settings.stale_s and "log" not in observation.missing:
+            self._status.missing = {**observation.missing, "log": f"it is {behind_s:.0f} s behind"}
         if "cluster" in observation.missing:
             self._rollback = 0  # it is obeyed once the cluster can be seen
         if self._parts.file.watch.keep_observations_h:

@@ -19,7 +19,7 @@ from partita.client import AsyncRequestLog
 from partita.controller.live_demo.load import Load
 
 GIVE_UP_S = 0.6
-"""After this a client has gone, and the request is logged as not answered; what the server still makes of it is seen."""
+"""After this a client has gone and the request is logged as not answered; what becomes of it is still measured."""
 KEPT_OPEN = 32
 SWEEP_S = 0.05
 
@@ -163,6 +163,7 @@ class Gateway:
         for connection in self._connections:
             if connection.request >= 0:
                 connection.close()
+        told(load.span_s)
         await asyncio.sleep(0.01)
         return self._played
 

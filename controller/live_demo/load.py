@@ -61,31 +61,20 @@ def make_load(services: tuple[str, ...], steps: tuple[Step, ...], *, span_s: flo
     """Draw requests whose rates go in straight lines from step to step; `at` of a step is a share of `span_s`."""
     rng = np.random.Generator(np.random.PCG64(seed))
     corners = np.array([step.at * span_s for step in steps])
-    instants, numbers = [], []
-    for n in range(len(services)):
-        rates = np.array([step.rates_rps[n] for step in steps])
-        expected = np.concatenate(([0.0], np.cumsum(np.diff(corners) * (rates[1:] + rates[:-1]) / 2)))
-        gaps = rng.exponential(size=round(expected[-1] + 6 * np.sqrt(expected[-1]) + 10))
-        reached = np.cumsum(gaps)
-        at_s = _when(reached[reached < expected[-1]], corners, rates, expected)
-        instants.append(at_s)
-        numbers.append(np.full(len(at_s), n, np.int64))
-    at_s, number = np.concatenate(instants), np.concatenate(numbers)
+    drawn = [_draw(corners, np.array([step.rates_rps[n] for step in steps]), rng) for n in range(len(services))]
+    at_s = np.concatenate(drawn)
+    number = np.repeat(np.arange(len(services)), [len(part) for part in drawn])
     order = np.argsort(at_s, kind="stable")
     return Load(services, at_s[order], number[order], span_s)
 
 
-def _when(
-    reached: NDArray[np.float64],
-    corners: NDArray[np.float64],
-    rates: NDArray[np.float64],
-    expected: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return when the expected number of requests has reached these numbers: unit gaps become those of the rates."""
+def _draw(corners: NDArray[np.float64], rates: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw instants of one service: exponential gaps, stretched to the rates."""
     fine = np.linspace(corners[0], corners[-1], 20_000)
     rate = np.interp(fine, corners, rates)
-    grown = np.concatenate(([0.0], np.cumsum(np.diff(fine) * (rate[1:] + rate[:-1]) / 2)))
-    found: NDArray[np.float64] = np.interp(reached, grown * expected[-1] / grown[-1], fine)
+    expected = np.concatenate(([0.0], np.cumsum(np.diff(fine) * (rate[1:] + rate[:-1]) / 2)))
+    reached = np.cumsum(rng.exponential(size=round(expected[-1] + 6 * np.sqrt(expected[-1]) + 10)))
+    found: NDArray[np.float64] = np.interp(reached[reached < expected[-1]], expected, fine)
     return found
 
 

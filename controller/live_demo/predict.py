@@ -70,9 +70,7 @@ def replay(
     return world.finish(), world.timeline.columns()
 
 
-def replay_loop(
-    load: Load, document: Mapping[str, Any], policy: Any, scratch: Path, *, after_s: float = 0.0
-) -> Run:
+def replay_loop(load: Load, document: Mapping[str, Any], policy: Any, scratch: Path, *, after_s: float = 0.0) -> Run:
     """Replay a load with the controller in the loop, its policy and control as in the live cluster's file.
 
     The load begins `after_s` after the controller has, so that its turns come at the instants of the live one's.

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from partita.client import AsyncRequestLog
-from partita.controller.commands import commands_for
 from partita.controller.cli.options import apply_migrations
+from partita.controller.commands import commands_for
 from partita.controller.live_demo.case import DEFAULT, GPU, MODELS, NAMES, POLICY, SLOS_S, Setting, plan_of
 from partita.controller.live_demo.doors import runtime_door, triton_door
 from partita.controller.live_demo.gateway import GIVE_UP_S, Door, Gateway, Played
@@ -29,8 +29,8 @@ from partita.executors.triton.emulated_model import make_repository
 from partita.executors.triton.executor import TritonExecutor
 from partita.executors.triton.server import TritonServer, triton_server
 from partita.model.cluster import Batching
-from partita.model.revive import command_from_plain
 from partita.model.plan import Plan, SetBatching, StartReplicas
+from partita.model.revive import command_from_plain
 from partita.store import embedded
 from partita.store.connection import connect
 from partita.store.operation import list_plans, read_story
@@ -110,10 +110,10 @@ async def _play_local(url: str, plan: Plan, load: Load, dsn: str, told: Told) ->
 
 async def _play(door: Door, load: Load, dsn: str, told: Told, *, settle_s: float = 0.0) -> Played:
     """Send a load, logging it; the log promises to be whole once clients would have given up."""
-    async with AsyncRequestLog(dsn, writer="gateway", flush_s=FLUSH_S, lag_s=GIVE_UP_S + LAG_S) as log:
-        async with Gateway(door, SLOS_S, log) as gateway:
-            await asyncio.sleep(settle_s)
-            return await gateway.play(load, drain_s=DRAIN_S, told=lambda at_s: told(at_s, load.span_s))
+    request_log = AsyncRequestLog(dsn, writer="gateway", flush_s=FLUSH_S, lag_s=GIVE_UP_S + LAG_S)
+    async with request_log as log, Gateway(door, SLOS_S, log) as gateway:
+        await asyncio.sleep(settle_s)
+        return await gateway.play(load, drain_s=DRAIN_S, told=lambda at_s: told(at_s, load.span_s))
 
 
 async def _changes(dsn: str, begun: float) -> tuple[tuple[Change, ...], tuple[str, ...]]:

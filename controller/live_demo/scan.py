@@ -40,11 +40,18 @@ def scan(load: Load, overhead: Overhead, *, told: Callable[[float, float], None]
 
 
 def foremost(found: list[Candidate], count: int) -> list[Candidate]:
-    """Return the best candidates that differ from each other in more than how long they wait or when they reject."""
-    chosen: dict[tuple[int | None, ...], Candidate] = {}
+    """Return the best candidates that differ from each other in both their largest batches and how long they wait."""
+    chosen: list[Candidate] = []
     for candidate in found:
-        chosen.setdefault(tuple(b.max_batch for b in candidate.setting.batching), candidate)
-    return list(chosen.values())[:count]
+        if len(chosen) < count and not any(_alike(candidate.setting, other.setting) for other in chosen):
+            chosen.append(candidate)
+    return chosen
+
+
+def _alike(one: Setting, other: Setting) -> bool:
+    pairs = list(zip(one.batching, other.batching, strict=True))
+    same_batches = all(a.max_batch == b.max_batch for a, b in pairs)
+    return same_batches or all(a.timeout_s == b.timeout_s for a, b in pairs)
 
 
 def _settings(overhead: Overhead) -> Iterator[Setting]:

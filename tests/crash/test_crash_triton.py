@@ -58,6 +58,7 @@ def test_the_change_is_as_long_as_is_said() -> None:
     assert (len(there), len(back)) == (LENGTHS["there"], LENGTHS["back"])
 
 
+@pytest.mark.slow
 def test_killed_at_two_points(pg_dsn: str, tmp_path: Path, servers: list[TritonServer]) -> None:
     points: list[Point] = [("there", Death(2, "inside the call"), None), ("back", Death(8, "after the call"), None)]
     assert asyncio.run(matrix(pg_dsn, tmp_path, servers, points)) == {}

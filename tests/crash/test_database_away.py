@@ -103,6 +103,7 @@ def test_away_for_longer_than_a_term(tmp_path: Path) -> None:
     away(tmp_path, away_s=4.0, term_s=1.5)
 
 
+@pytest.mark.slow
 def test_the_embedded_server_is_brought_up_again(tmp_path: Path) -> None:
     away(tmp_path, away_s=0.0, term_s=1.5, revived=True)
 

@@ -63,7 +63,7 @@ class Attempt:
         check_story(story)
         return outcome, story
 
-    async def left_of(self, plan: object = ONE) -> list[str]:
+    async def left_of(self) -> list[str]:
         """Name what is missing from plan one."""
         return [type(c).__name__ for c in commands_for(ONE, await self.executor.observe())]
 
@@ -95,9 +95,7 @@ def check_undone(position: int, outcome: Outcome, story: list[CommandRecord]) ->
     assert own[position].verb in outcome.failed
 
 
-@pytest.mark.parametrize(
-    "position", [n if n in (3, 9, 13) else pytest.param(n, marks=pytest.mark.slow) for n in range(14)]
-)
+@pytest.mark.parametrize("position", [n if n == 9 else pytest.param(n, marks=pytest.mark.slow) for n in range(14)])
 def test_a_plan_of_which_a_command_fails_is_undone(position: int, pg_dsn: str, tmp_path: Path) -> None:
     async def body(attempt: Attempt) -> None:
         failing = commands_for(OTHER, await attempt.executor.observe())[position]
@@ -148,8 +146,15 @@ def test_where_undoing_fails_too_that_is_said(pg_dsn: str, tmp_path: Path) -> No
     on(pg_dsn, tmp_path, body)
 
 
-@pytest.mark.parametrize("where", ["before the call", "after done"])
-@pytest.mark.parametrize("nth", [0, 2])
+@pytest.mark.parametrize(
+    ("nth", "where"),
+    [
+        pytest.param(0, "before the call", marks=pytest.mark.slow),
+        pytest.param(0, "after done", marks=pytest.mark.slow),
+        (2, "before the call"),
+        pytest.param(2, "after done", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_while_undoing(nth: int, where: str, pg_dsn: str, tmp_path: Path) -> None:
     """A fresh process goes on undoing; it does not try the plan that failed again."""
 
@@ -172,7 +177,7 @@ def test_killed_while_undoing(nth: int, where: str, pg_dsn: str, tmp_path: Path)
     on(pg_dsn, tmp_path, body)
 
 
-@pytest.mark.parametrize("position", [1, 6, 9, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("position", [n if n == 6 else pytest.param(n, marks=pytest.mark.slow) for n in (1, 6, 9, 12)])
 def test_what_is_busy_is_tried_again_and_done_once(position: int, pg_dsn: str, tmp_path: Path) -> None:
     async def body(attempt: Attempt) -> None:
         before = attempt.house.acts()
@@ -186,6 +191,7 @@ def test_what_is_busy_is_tried_again_and_done_once(position: int, pg_dsn: str, t
     on(pg_dsn, tmp_path, body)
 
 
+@pytest.mark.slow
 def test_what_stays_busy_fails(pg_dsn: str, tmp_path: Path) -> None:
     async def body(attempt: Attempt) -> None:
         outcome, story = await attempt.fails(attempt.scene(Refusals(11, Busy), busy_tries=3))

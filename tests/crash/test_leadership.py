@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import asyncpg
 import pytest
 
 from partita.errors import NotLeading
@@ -63,11 +62,13 @@ def test_a_leader_that_was_frozen_in_a_transaction_does_not_keep_others_from_lea
     async def body() -> None:
         first, second = leadership(pg_dsn, "first"), leadership(pg_dsn, "second", 60.0)
         async with connect(pg_dsn) as frozen:
+            frozen_pid = frozen.get_server_pid()
             await frozen.execute("BEGIN")
             await require_leading(frozen, await won(first))
             assert (await won(second)).number == 2
-            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
-                await frozen.execute("SELECT 1")
+            frozen.terminate()
+        async with connect(pg_dsn) as connection:
+            assert not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE pid = $1", frozen_pid)
 
     on(body)
 

@@ -55,13 +55,12 @@ class Triton:
 
 
 def loads(servers: Sequence[TritonServer]) -> Counter[tuple[str, str, str]]:
-    """Count the loads and unloads of each model on each server, by the servers' own logs."""
+    """Count the loads of each model on each server, by the servers' own logs."""
     counted: Counter[tuple[str, str, str]] = Counter()
     for gpu, server in zip(GPUS, servers, strict=True):
         text = server.log.read_text(encoding="utf-8", errors="replace")
         for service, model in NAMES.items():
             counted["load", gpu.id, service] = text.count(f"successfully loaded '{model}'")
-            counted["unload", gpu.id, service] = text.count(f"successfully unloaded '{model}'")
     return +counted
 
 
