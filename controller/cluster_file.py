@@ -35,7 +35,7 @@ class TritonEntry(Entry):
     reload: Literal["in_place", "unload_first"] = Field(
         "in_place", description="how a changed configuration is loaded: over the old one, or after unloading it"
     )
-    timeout_s: Positive = Field(30.0, description="seconds that one call of a server may take")
+    timeout_s: Positive = Field(5.0, description="seconds that a call of a server may take, but for loading a model")
     drain_s: Positive = Field(60.0, description="seconds that a drain may take before it counts as busy")
     counters: bool = Field(
         False, description="write the servers' own counters into the roll-up, where no gateway logs requests"
@@ -138,7 +138,7 @@ class WatchEntry(Entry):
         "127.0.0.1:9464", description="where /metrics, /healthz and /readyz are served; null: nowhere"
     )
     keep_observations_h: NotNegative = Field(
-        48.0, description="hours for which what each turn saw is kept, for `partita replay --recorded`; 0: not at all"
+        24.0, description="hours for which what each turn saw is kept, for `partita replay --recorded`; 0: not at all"
     )
 
 

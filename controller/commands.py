@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import reduce
+from hashlib import sha256
 from typing import assert_never
 
 from partita.model.cluster import Batching, ClusterState, Instance, InstanceState, Route, Status, SubCluster
@@ -27,6 +28,7 @@ from partita.model.plan import (
     SetShare,
     StartReplicas,
     StopReplicas,
+    target,
 )
 from partita.model.revive import command_to_plain
 
@@ -221,7 +223,8 @@ def below_need(command: Command, cluster: ClusterState, need: Mapping[str, int])
 
 def signature(command: Command) -> str:
     """Name what a command does, whatever its reason: two commands with the same signature do the same."""
-    return to_json({k: v for k, v in command_to_plain(command).items() if k != "reason"})
+    content = to_json({k: v for k, v in command_to_plain(command).items() if k != "reason"})
+    return f"{type(command).__name__} {target(command)} {sha256(content.encode()).hexdigest()[:12]}"
 
 
 # What commands make of a cluster ------------------------------------------------------------------------------------

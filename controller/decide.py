@@ -13,8 +13,9 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
 
     First come attainment targets: a plan that meets them in rehearsal beats one that does not. If none meets them, one
     that misses less does; where no GPU is added, by more than the objective's margin and the rehearsal's error, since
-    two batchings that are as good must not take turns. Among plans that meet them the cheapest wins, the cost of the
-    change included, if it saves more than the margin. Ties go to fewer commands, then to the label.
+    two batchings that are as good must not take turns. What is no better in this sense is left aside, and keeps no
+    other plan back. Among plans that meet them the cheapest wins, the cost of the change included, if it saves more than
+    the margin. Ties go to fewer commands, then to the label.
     """
     allowed = [a for a in others if not a.rejected]
     if not allowed:
@@ -22,11 +23,11 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
         return standing, f"no candidate is allowed ({refused})" if refused else "no plugin asks for a change"
     cheapest = min(allowed, key=_order)
     if standing.shortfall > 0:
-        better = min((*allowed, standing), key=lambda a: (round(a.shortfall, 9), *_order(a)))
-        gain = standing.shortfall - better.shortfall
         clear = max(objective.margin * standing.shortfall, CERTAINTY * standing.attainment_error)
-        if gain <= (0.0 if better.gpus > standing.gpus else clear):
+        clearer = [a for a in allowed if _gain(a, standing) > (0.0 if a.gpus > standing.gpus else clear)]
+        if not clearer:
             return standing, f"the standing plan {_misses(standing)}, and no candidate does better"
+        better = min(clearer, key=lambda a: (round(a.shortfall, 9), *_order(a)))
         verb = "meets every target" if better.shortfall == 0 else f"misses less ({_share(better)} good)"
         return better, f"the standing plan {_misses(standing)}; {better.label} {verb}"
     meeting = [a for a in allowed if a.shortfall == 0]
@@ -38,6 +39,10 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
         return best, f"{best.label} {_meets(best)} and costs {saved:.3g} less an epoch"
     little = "nothing" if saved <= 0 else "too little"
     return standing, f"the standing plan {_meets(standing)}; {best.label} would save {little} ({saved:+.3g})"
+
+
+def _gain(appraisal: Appraisal, standing: Appraisal) -> float:
+    return round(standing.shortfall - appraisal.shortfall, 9)
 
 
 def _order(appraisal: Appraisal) -> tuple[float, int, str]:

@@ -6,6 +6,7 @@ observe → forecast → propose → reconcile → constrain → rehearse → de
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -19,8 +20,8 @@ from partita.controller.appraise import Prices, appraise
 from partita.controller.commands import commands_for, signature
 from partita.controller.decide import choose
 from partita.controller.history import History
-from partita.controller.reconcile import Candidate, Wishes, build, candidates, least
-from partita.controller.standing import adopted, beyond, wishes_of
+from partita.controller.reconcile import Candidate, Wishes, build, candidates, least, same
+from partita.controller.standing import adopted, beyond, grown, wishes_of
 from partita.errors import ForecastError
 from partita.forecasting.quantiles import LEVELS
 from partita.model.cluster import Batching, Gpu
@@ -36,6 +37,7 @@ from partita.model.plan import (
     OptionValue,
     Plan,
     Proposal,
+    SetRoutes,
     feasible,
 )
 from partita.model.service import Service
@@ -113,6 +115,8 @@ class State:
     epoch_at_s: float
     host: HostState = field(default_factory=HostState)
     far_forecast: Forecast | None = None
+    need: Mapping[str, int] = field(default_factory=dict)
+    """Replicas of each service that the last near forecast needed."""
     heeded: int = 0
     """Failed plans that have been taken into account."""
 
@@ -185,9 +189,8 @@ class Loop:
             return self._hold(state, observation, f"decision {observation.work.tick} goes on: {commands} left")
         if missing := self._missing(observation):
             return self._without(state, observation, missing)
-        state, drift = self._follow(state, observation)
-        if drift:
-            return self._hold(state, observation, drift)
+        if (followed := self._follow(state, observation)) is not None:
+            return followed
         try:
             near, far = self._forecast(state, observation)
         except ForecastError as problem:
@@ -199,11 +202,13 @@ class Loop:
     def _heeding(self, state: State, observation: Observation) -> State:
         """Go back to the last good plan if the one decided since could not be carried out."""
         work = observation.work
+        if work.good is not None:
+            state = replace(state, good=work.good)
+        elif state.good is not state.standing and not work.left and not observation.missing:
+            in_place = not commands_for(state.standing, observation.cluster)
+            state = replace(state, good=state.standing) if in_place else state
         if work.failures > state.heeded:
             return replace(state, standing=state.good, wishes=wishes_of(state.good, state.wishes), heeded=work.failures)
-        if state.good is not state.standing and not work.left and not work.failed and not observation.missing:
-            in_place = not commands_for(state.standing, observation.cluster)
-            return replace(state, good=state.standing) if in_place else state
         return state
 
     def _missing(self, observation: Observation) -> str:
@@ -225,8 +230,7 @@ class Loop:
         if gpus <= held:
             return self._keep(state, observation, f"{missing}: the last good plan stays")
         reason = f"{missing}: {gpus} GPUs are held until it is back ({settings.on_missing.value})"
-        rates = [1.0] * len(self.services)
-        plan = build(gpus, state.wishes, self.services, self._usable(state, observation), rates, reason, state.standing)
+        plan = grown(state.standing, gpus, self._usable(observation), state.wishes.geometry, reason)
         if problems := self._problems(plan, observation):
             return self._keep(state, observation, f"{missing}: the last good plan stays ({problems[0]})")
         return self._act(state, observation, plan, reason)
@@ -235,7 +239,7 @@ class Loop:
         """Put a plan into force that the operator has asked for, if it is still allowed."""
         if "cluster" in observation.missing:
             return self._hold(state, observation, f"the cluster cannot be seen: {observation.missing['cluster']}")
-        if problems := self._problems(plan, observation):
+        if problems := self._problems(plan, None):
             return self._hold(state, observation, f"{observation.orders.plan_reason} cannot be had: {problems[0]}")
         state = replace(state, wishes=wishes_of(plan, state.wishes))
         why = observation.orders.plan_reason
@@ -243,20 +247,26 @@ class Loop:
             state, observation, replace(plan, reason=why), f"{why} ({plan.reason})" if plan.reason else why
         )
 
-    def _follow(self, state: State, observation: Observation) -> tuple[State, str]:
-        """Where drift is adopted, take the cluster as it is for the standing plan, if it is one that can stand."""
-        if self.settings.on_drift is not OnDrift.ADOPT or not commands_for(state.standing, observation.cluster):
-            return state, ""
-        found = adopted(observation.cluster, state.standing, self.inventory)
-        if self._problems(found, observation):
-            return state, ""
-        state = replace(state, standing=found, good=found, wishes=wishes_of(found, state.wishes))
-        return state, f"the cluster was changed by others, and is adopted as the standing plan: {found.reason}"
+    def _follow(self, state: State, observation: Observation) -> tuple[State, Turn, tuple[Command, ...]] | None:
+        """Where drift is adopted, take the cluster as it is for the standing plan, if it is one that can stand.
 
-    def _usable(self, state: State, observation: Observation) -> tuple[Gpu, ...]:
-        """Return the inventory without GPUs in quarantine, but for those that the last good plan holds."""
-        good = {h.gpu for h in state.good.gpus}
-        return tuple(g for g in self.inventory if g.id in good or g.id not in observation.work.quarantine)
+        Then nothing but what routes say of it may be left to change; what cannot be adopted so is put right.
+        """
+        if self.settings.on_drift is not OnDrift.ADOPT or not commands_for(state.standing, observation.cluster):
+            return None
+        found = adopted(observation.cluster, state.standing, self.inventory)
+        left = commands_for(found, observation.cluster)
+        if same(found, state.standing) or any(not isinstance(c, SetRoutes) for c in left):
+            return None
+        if self._problems(found, observation):
+            return None
+        reason = f"the cluster was changed by others, and is adopted as the standing plan: {found.reason}"
+        return self._act(replace(state, wishes=wishes_of(found, state.wishes)), observation, found, reason)
+
+    def _usable(self, observation: Observation) -> tuple[Gpu, ...]:
+        """Return the inventory without GPUs in quarantine, but for those that serve."""
+        serving = {s.instance.gpu for s in observation.cluster.instances if s.loaded}
+        return tuple(g for g in self.inventory if g.id in serving or g.id not in observation.work.quarantine)
 
     # The stages ---------------------------------------------------------------------------------------------------
 
@@ -347,7 +357,7 @@ class Loop:
     ) -> tuple[State, Turn, tuple[Command, ...]]:
         state, proposals, opinions = self._propose(state, observation, near, far)
         rates = near.quantile(0.5).mean(axis=1)
-        usable = self._usable(state, observation)
+        usable = self._usable(observation)
         found = candidates(proposals, state.wishes, self.services, usable, rates.tolist(), state.standing)
         standing = Candidate("standing", state.standing)
         allowed, refused, state, faults = self._constrain(state, found, observation)
@@ -387,10 +397,11 @@ class Loop:
             gpus_held=len(observation.cluster.held),
             gpus_wanted=chosen.gpus,
         )
-        turn = Turn(decision, near, far, chosen.plan if commands else None, self._need(chosen.plan, near))
+        need = self._need(chosen.plan, near)
+        turn = Turn(decision, near, far, chosen.plan if commands else None, need)
         if chosen is not appraised[0]:
             state = replace(state, wishes=wishes_of(chosen.plan, state.wishes))
-        return replace(state, standing=chosen.plan), turn, commands
+        return replace(state, standing=chosen.plan, need=need), turn, commands
 
     def _need(self, plan: Plan, near: Forecast) -> dict[str, int]:
         """Return how many replicas of each service the near forecast keeps busy, at most what the plan has."""
@@ -404,6 +415,11 @@ class Loop:
             need |= dict.fromkeys(group.services, replicas if busy >= replicas else max(1, ceil(busy)))
         return need
 
+    def _needed_still(self, state: State, plan: Plan) -> dict[str, int]:
+        """Return the last need, at most what a plan has: what to keep to while there is no forecast."""
+        has = Counter(r.service for r in plan.replicas())
+        return {service: min(number, has[service]) for service, number in state.need.items()}
+
     def _act(
         self, state: State, observation: Observation, plan: Plan, reason: str
     ) -> tuple[State, Turn, tuple[Command, ...]]:
@@ -416,7 +432,8 @@ class Loop:
             commands=commands,
             gpus_wanted=len(plan.gpus),
         )
-        return replace(state, standing=plan), Turn(decision, plan=plan if commands else None), commands
+        turn = Turn(decision, plan=plan if commands else None, need=self._needed_still(state, plan))
+        return replace(state, standing=plan), turn, commands
 
     def _constrain(
         self, state: State, found: Sequence[Candidate], observation: Observation
@@ -498,7 +515,7 @@ class Loop:
         if not commands:
             return state, Turn(decision), ()
         decision = replace(decision, action=Action.ACT, commands=commands)
-        return state, Turn(decision, plan=state.standing), commands
+        return state, Turn(decision, plan=state.standing, need=self._needed_still(state, state.standing)), commands
 
     def _held(self, state: State, observation: Observation, reason: str) -> Decision:
         return Decision(

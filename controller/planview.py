@@ -221,6 +221,8 @@ def outcome(counted: Counted, *, in_force: bool) -> str:
     done = counted.get(("done", False), 0)
     if counted.get(("failed", True), 0):
         return "failed, and undoing it failed too"
+    if counted.get(("replaced", False), 0):
+        return f"gave way to a later plan, {done} of {total} commands done"
     if counted.get(("failed", False), 0) or counted.get(("undone", False), 0):
         undoing = sum(number for (state, undo), number in counted.items() if undo and state != "done")
         return "failed, being undone" if undoing else "failed and undone"

@@ -14,19 +14,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from partita.controller.cluster_file import ClusterFile
-from partita.controller.live.parts import assemble
+from partita.controller.live.parts import NO_BOOK, assemble
 from partita.controller.loop import Loop, State, Turn
 from partita.controller.recording import decode
 from partita.errors import ConfigError, StoreError
 from partita.model.load import Observation
 from partita.model.plain import to_json
 from partita.model.plan import target
-from partita.ports import Page
 from partita.store.connection import Connection
 from partita.store.journal import decision_detail
 from partita.store.operation import (
     CommandRecord,
     RunHeading,
+    read_first_kept,
     read_observations,
     read_recorded_decision,
     read_run,
@@ -102,7 +102,7 @@ async def compare(connection: Connection, run: int, *, told: Callable[[int], Non
     A plugin that failed when the run was live, by hanging or by chance, may not fail again: that differs too.
     """
     heading = await read_live_run(connection, run)
-    parts = assemble(file_of(heading.scenario), _NoBook())
+    parts = assemble(file_of(heading.scenario), NO_BOOK)
     try:
         same = 0
         async for tick, turn in _turns(connection, parts.loop, run):
@@ -120,21 +120,21 @@ async def compare(connection: Connection, run: int, *, told: Callable[[int], Non
 
 async def _turns(connection: Connection, loop: Loop, run: int) -> AsyncIterator[tuple[int, Turn]]:
     """Yield every turn of the run as the loop makes it again; StoreError if nothing was kept."""
+    first = await read_first_kept(connection, run)
+    if first is None:
+        raise StoreError(f"nothing is kept of what run {run} saw: it is deleted after watch.keep_observations_h")
     state: State | None = None
-    after, expected = -1, 0
-    while records := await read_observations(connection, run, after_tick=after):
-        for tick, record in records:
-            after = tick
+    expected = first
+    while records := await read_observations(connection, run, after_tick=expected - 1):
+        for tick, seen, kept in records:
             if tick != expected:
                 raise StoreError(f"the record of run {run} is incomplete: turn {expected} is missing")
             expected += 1
             if state is None:
-                state = _decoded(State, record, run, tick)
-                continue
-            state, turn, _ = loop.step(state, _decoded(Observation, record, run, tick))
+                assert kept is not None
+                state = _decoded(State, kept, run, tick)
+            state, turn, _ = loop.step(state, _decoded(Observation, seen, run, tick))
             yield tick, turn
-    if state is None:
-        raise StoreError(f"nothing is kept of what run {run} saw: it is deleted after watch.keep_observations_h")
 
 
 def _decoded(kind: type[Any], record: bytes, run: int, tick: int) -> Any:
@@ -232,14 +232,3 @@ def _differing(journaled: Record, made: Record) -> Iterator[tuple[str, tuple[Any
         before, now = journaled.get(name), made.get(name)
         if to_json(before) != to_json(now):
             yield name, (before, now)
-
-
-class _NoBook:
-    """A book for an executor that is never asked anything."""
-
-    async def read(self) -> Page:
-        """Return an empty page."""
-        return Page()
-
-    async def write(self, page: Page) -> None:
-        """Write nothing."""

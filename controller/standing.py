@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from partita.controller.reconcile import Wishes
 from partita.mig import Geometry, Placed
-from partita.model.cluster import ClusterState, Gpu, InstanceState, SubCluster
+from partita.model.cluster import ClusterState, Gpu, InstanceState, SubCluster, instances_of
 from partita.model.plan import HeldGpu, Plan
 from partita.model.service import WHOLE_GPU
 from partita.ports import Capabilities
@@ -18,6 +18,24 @@ def wishes_of(plan: Plan, wishes: Wishes) -> Wishes:
     geometry = {h.gpu: h.geometry for h in plan.gpus}
     batching = {s: b for group in plan.sub_clusters for s, b in zip(group.services, group.batching, strict=True)}
     return replace(wishes, geometry={**wishes.geometry, **geometry}, batching={**wishes.batching, **batching})
+
+
+def grown(
+    standing: Plan, gpus: int, inventory: Sequence[Gpu], geometry: Mapping[str, Geometry | None], reason: str
+) -> Plan:
+    """Return the standing plan on so many GPUs: every group keeps all it has, and gets its part of what is added."""
+    held = {h.gpu for h in standing.gpus}
+    added = [g for g in inventory if g.id not in held][: max(0, gpus - len(held))]
+    cut = {g.id: geometry.get(g.id, g.geometry) for g in added}
+    groups = list(standing.sub_clusters)
+    for instance in (i for g in added for i in instances_of(g, cut[g.id])):
+        sizes = [len(group.instances) for group in groups]
+        begun = [len(group.instances) for group in standing.sub_clusters]
+        if groups:
+            n = max(range(len(groups)), key=lambda n: (begun[n] / sizes[n], -n))
+            groups[n] = replace(groups[n], instances=(*groups[n].instances, instance))
+    more = tuple(HeldGpu(g.id, cut[g.id]) for g in added)
+    return replace(standing, gpus=(*standing.gpus, *more), sub_clusters=tuple(groups), reason=reason)
 
 
 def adopted(cluster: ClusterState, standing: Plan, inventory: Sequence[Gpu]) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,8 +9,6 @@ from typing import Any
 
 from partita.controller.planview import is_failed
 from partita.controller.wording import because, gpus, moment, of_target, percent, span
-from partita.model.plan import target
-from partita.model.revive import command_from_plain
 from partita.store.connection import Connection
 from partita.store.operation import (
     ControllerRecord,
@@ -249,10 +246,7 @@ def _work(status: Mapping[str, Any], found: ClusterStatus) -> Iterator[Line]:
 
 def subject_text(subject: str) -> str:
     """Write what is left alone: a GPU by its name, a command by its verb and what it acts on."""
-    if not subject.startswith("{"):
-        return subject
-    command = command_from_plain({**json.loads(subject), "reason": ""})
-    return f"{type(command).__name__} {target(command)}"
+    return subject.rpartition(" ")[0] or subject
 
 
 def _times(number: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import floor
 from typing import Protocol
 
 from partita.controller.loop import Loop, State, Turn
@@ -53,13 +54,30 @@ class AtOnce:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who is told of each turn: first what was seen, then what came of it; `seen` may keep it."""
+    """Who is told of each turn: first in which state what was seen, then what came of it; both may be kept."""
 
     turned: Callable[[Turn], None] | None = None
-    seen: Callable[[int, Observation], None] | None = None
+    seen: Callable[[State, Observation], None] | None = None
 
 
 NOBODY = Watch()
+
+Step = Callable[[Loop, State, Observation], Awaitable[tuple[State, Turn, tuple[Command, ...]]]]
+
+
+async def step_here(loop: Loop, state: State, observation: Observation) -> tuple[State, Turn, tuple[Command, ...]]:
+    """Take the step in this thread."""
+    return loop.step(state, observation)
+
+
+async def step_aside(loop: Loop, state: State, observation: Observation) -> tuple[State, Turn, tuple[Command, ...]]:
+    """Take the step in another thread, so that what must go on beside the loop goes on."""
+    return await asyncio.to_thread(loop.step, state, observation)
+
+
+def _next_due(begun_s: float, now_s: float, every_s: float) -> float:
+    """Return the next of the instants that lie `every_s` apart."""
+    return begun_s + every_s * (floor((now_s - begun_s) / every_s + 1e-6) + 1)
 
 
 async def run(
@@ -73,24 +91,29 @@ async def run(
     since_s: float | None = None,
     journal: Journal | None = None,
     watch: Watch = NOBODY,
+    step: Step = step_here,
 ) -> State:
     """Turn the loop every near interval until `until_s`; the same code runs live and in replay.
 
     What a turn decides is journaled before anything is carried out. `since_s` is up to where the log has been read
-    already (default: the present). A turn that takes longer than the interval delays the next one; none is made up for.
+    already (default: the present). A turn that is late, since the one before took so long, is left out. `step` says
+    where the turn is thought through; live that is another thread, since a plugin may take seconds.
     """
-    watermark_s = clock.now_s() if since_s is None else since_s
-    while (due_s := clock.now_s() + loop.settings.near_s) <= until_s:
+    begun_s = clock.now_s()
+    watermark_s = begun_s if since_s is None else since_s
+    while (due_s := _next_due(begun_s, clock.now_s(), loop.settings.near_s)) <= until_s:
         await clock.sleep_until(due_s)
         await asyncio.sleep(0)  # In replay nothing else suspends, and without it asyncio keeps Ctrl-C until the end.
         view = await log.read(watermark_s, loop.settings.rehearse_s)
         watermark_s = view.load.end_s
         observation = _observation(clock.now_s(), view, await hands.look())
         if watch.seen is not None:
-            watch.seen(state.tick + 1, observation)
-        state, turn, commands = loop.step(state, observation)
+            watch.seen(state, observation)
+        before = state.standing
+        state, turn, commands = await step(loop, state, observation)
         if journal is not None:
-            await journal.record(Tick(turn.decision, turn.near, turn.far, turn.plan))
+            standing = None if state.standing is before else state.standing
+            await journal.record(Tick(turn.decision, turn.near, turn.far, turn.plan, standing, state.need))
         if commands:
             await hands.carry(turn, commands)
         if watch.turned is not None:

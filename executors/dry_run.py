@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from partita.errors import Failed
@@ -10,13 +11,16 @@ from partita.model.cluster import ClusterState, Gpu
 from partita.model.plan import Command
 from partita.ports import Capabilities, Executor
 
+REMEMBERED = 10_000
+"""Commands that are remembered; a controller may advise for months."""
+
 
 class DryRun:
     """Stands before an executor and never lets a command through.
 
     It looks at the real cluster once; from then on it shows what `after` makes of that, as if every command were done
-    at once, so that a loop over it goes on as it would. `would` holds every command that would have been carried out,
-    in order; `told` hears of each. Commands that cannot be are refused as they would be.
+    at once, so that a loop over it goes on as it would. `would` holds the last commands that would have been carried
+    out, in order; `told` hears of each. Commands that cannot be are refused as they would be.
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class DryRun:
         self._inner, self._after, self._inventory, self._told = inner, after, tuple(inventory), told
         self._shadow: ClusterState | None = None
         self._term = 0
-        self.would: list[Command] = []
+        self.would: deque[Command] = deque(maxlen=REMEMBERED)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -56,3 +60,9 @@ class DryRun:
         if self._shadow is None:
             self._shadow = await self._inner.observe()
         return self._shadow
+
+    async def close(self) -> None:
+        """Close the executor behind it, if it has anything to close."""
+        close = getattr(self._inner, "close", None)
+        if close is not None:
+            await close()

@@ -7,7 +7,8 @@ DROP TABLE route;
 ALTER TABLE run ADD COLUMN role text NOT NULL DEFAULT 'default';
 ALTER TABLE run ADD COLUMN mode text NOT NULL DEFAULT 'active' CHECK (mode IN ('active', 'advisory'));
 
--- The plan in force and the last one that was seen in place, where a plan that fails is undone to.
+-- The plan in force and the last one that was seen in place, where a plan that fails is undone to. `need` is how many
+-- replicas of each service the near forecast needed then.
 CREATE TABLE standing (
     role  text PRIMARY KEY,
     run   bigint NOT NULL,
@@ -15,12 +16,13 @@ CREATE TABLE standing (
     term  bigint NOT NULL,
     plan  jsonb NOT NULL,
     good  jsonb NOT NULL,
+    need  jsonb NOT NULL DEFAULT '{}',
     at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 -- The story of a command, a row for each thing that happened: written before its executor is called ('started') and
--- after ('done', 'busy', 'failed'). 'left' was handed over by a controller that ended, 'undone' was taken back. `seen`
--- is what was observed of the command's target then.
+-- after ('done', 'busy', 'failed'). 'left' was handed over by a controller that ended, 'replaced' gave way to a later
+-- plan, 'undone' was taken back. `seen` is what was observed of the command's target then.
 CREATE TABLE command_event (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run      bigint NOT NULL,
@@ -28,13 +30,16 @@ CREATE TABLE command_event (
     position integer NOT NULL,
     attempt  integer NOT NULL,
     term     bigint NOT NULL,
-    event    text NOT NULL CHECK (event IN ('started', 'done', 'busy', 'failed', 'left', 'undone')),
+    event    text NOT NULL CHECK (event IN ('started', 'done', 'busy', 'failed', 'left', 'replaced', 'undone')),
     at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen     jsonb,
     problem  text
 );
 CREATE INDEX command_event_command ON command_event (run, tick, position, id);
 
+ALTER TABLE command DROP CONSTRAINT command_state_check;
+ALTER TABLE command ADD CONSTRAINT command_state_check
+    CHECK (state IN ('written', 'claimed', 'done', 'failed', 'replaced', 'undone'));
 -- `undo` marks a command that takes back what a failed plan had done.
 ALTER TABLE command ADD COLUMN undo boolean NOT NULL DEFAULT false;
 
@@ -62,13 +67,17 @@ CREATE TABLE operator_order (
 );
 CREATE INDEX operator_order_open ON operator_order (role, id);
 
--- What each turn saw, exactly, so that its decision can be made again: compressed, see controller.recording.
+-- What each turn saw, exactly, so that its decision can be made again: compressed, see controller.recording. `state` is
+-- what the loop carried into the turn; it is kept now and then, and decisions can be made again from there on.
 CREATE TABLE observation (
     run    bigint NOT NULL,
     tick   bigint NOT NULL,
+    at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     detail bytea NOT NULL,
+    state  bytea,
     PRIMARY KEY (run, tick)
 );
+CREATE INDEX observation_at ON observation USING brin (at);
 
 -- What an executor's cluster has no place of its own for (GPUs held, sub-clusters, routes); gateways read routes here.
 CREATE TABLE page (

@@ -6,11 +6,17 @@ SLOs leave after two executions, a service's own batch and the one in front of i
 takes to gather, within what is left. Requests are rejected once they have waited for what one round of batches would
 leave of their SLO: under overload that keeps batches, and with them the round, from growing. The rules are ours.
 
+These limits hold for the load that is forecast. Where much more comes, batches are fuller than was reckoned with, and
+who has waited longest is answered too late until the next turn sets shorter ones. Limits, or batches, that no load
+could break would cost more at the load that is expected.
+
 What it proposes is weighed in rehearsal, beside variants with larger batches and without any wait; nothing replaces
-what stands unheard.
+what stands unheard. A server may take seconds to change over, and then serves some requests late: what has been
+changed stays for a while unless the load has left what it was made for.
 
 Options: ``quantile`` (0.8) of the near forecast; ``utilisation`` (0.8) that the instances may reach; ``tolerance``
-(0.25), the share by which settings may differ from those in force without a change.
+(0.25), the share by which settings may differ from those in force without a change; ``hold_s`` (60), for how long a
+change stands before another one of the same services is proposed.
 """
 
 from __future__ import annotations
@@ -34,10 +40,16 @@ TUNED = ("timeout", "triton")
 """Disciplines that are tuned; services with another are left alone."""
 LEAST_S = 1e-3
 """Times are set in whole milliseconds, and differences below one are none."""
+SOONER_S = 2e-3
+"""A wait ends this long before its requests would be rejected: they are as soon as they are as old as the limit, and a
+server's clock wakes it late rather than early."""
 CALMER = 0.75
 """Share of the target at which the variant with larger batches keeps the instances."""
 HIDDEN = 0.05
 """Share of a batch's time for its inputs from which on a second model instance is worth having to hide it."""
+MOVED, LEAST_MOVED = 0.25, 0.1
+"""Share of the load it was made for, and of an instance's time, by which load must have moved to end a hold. A quarter
+more fills instances that were 80 % busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class Settings:
     quantile: float = 0.8
     utilisation: float = 0.8
     tolerance: float = 0.25
+    hold_s: float = 60.0
 
     @classmethod
     def read(cls, options: Mapping[str, OptionValue]) -> Settings:
@@ -99,29 +112,32 @@ def propose_batching(
     standing: Plan,
     overheads: Overheads,
     options: Mapping[str, OptionValue],
+    memory: Any,
 ) -> Proposal | None:
     """Set batches, waits and rejection of the services that share instances, where they differ from those in force."""
     settings = Settings.read(options)
     level = np.maximum(near.lasting(settings.quantile), observation.load.surely_rps())
     rates = dict(zip((s.name for s in services), level.tolist(), strict=True))
     variants: list[dict[str, Batching]] = [{}, {}, {}, {}]
+    asked = dict(memory or {})
     reasons = []
     for group in standing.sub_clusters:
         members = _members(group, services, rates, overheads)
-        if not members:
+        if not members or _held(group, members, asked, observation.now_s - settings.hold_s):
             continue
         just = batches(members, settings.utilisation)
         made = _variants(group, members, just, settings)
         if _alike(made[0], group, settings.tolerance):
             continue
         reasons.append(_reason(group, members, just))
+        asked.update(_asked(group, members, made, observation.now_s))
         for variant, by_service in zip(variants, made, strict=True):
             variant.update(by_service)
     if not reasons:
         return None
     first, *others = (tuple(sorted(variant.items())) for variant in variants)
     alternatives = tuple(dict.fromkeys(other for other in others if other != first))
-    return Proposal(Batchings(first, alternatives, firm=False), "; ".join(reasons))
+    return Proposal(Batchings(first, alternatives, firm=False), "; ".join(reasons), asked)
 
 
 def batches(members: Sequence[Member], utilisation: float) -> list[int]:
@@ -142,7 +158,7 @@ def batches(members: Sequence[Member], utilisation: float) -> list[int]:
                 continue
             larger = member.sizes[chosen[n] + 1]
             others = [*tightest, inf][1 if left[n] == tightest[0] else 0]
-            fits = min(others, member.left_s(larger)) >= max(front, member.run(larger))
+            fits = min(others, member.left_s(larger)) >= max(front, member.run(larger), LEAST_S)
             if fits and (gain := member.load(sizes[n]) - member.load(larger)) > saved:
                 best, saved = n, gain
         if best < 0:
@@ -155,7 +171,10 @@ def batches(members: Sequence[Member], utilisation: float) -> list[int]:
 def _members(
     group: SubCluster, services: Sequence[Service], rates: Mapping[str, float], overheads: Overheads
 ) -> list[Member]:
-    """Describe the services of a group; none if it batches otherwise, or its instances are not all measured."""
+    """Describe the services of a group; none if it batches otherwise, or its instances are not all measured.
+
+    None either if the SLO of one leaves less than the shortest limit beside a single request's run.
+    """
     if not group.instances or any(b.discipline not in TUNED for b in group.batching):
         return []
     known = {s.name: s for s in services}
@@ -180,7 +199,33 @@ def _members(
                 tuple(b for b in range(1, largest + 1) if b == 1 or a_request[b - 1] < a_request[: b - 1].min()),
             )
         )
-    return members
+    return members if all(m.left_s(1) >= LEAST_S for m in members) else []
+
+
+def _held(group: SubCluster, members: Sequence[Member], asked: Mapping[str, Any], since_s: float) -> bool:
+    """Say whether a group batches, since less than a while, as it was asked to, and its load is what that was for."""
+    pairs = list(zip(members, group.batching, strict=True))
+    notes = [asked.get(m.name, {"at_s": -inf, "share_rps": m.share_rps, "tried": ()}) for m in members]
+    if not any(n["at_s"] > since_s and str(b) in n["tried"] for n, (_, b) in zip(notes, pairs, strict=True)):
+        return False
+    a_request = [m.run(b) / b for m, b in ((m, min(b.max_batch or 1, len(m.run_s))) for m, b in pairs)]
+    before = sum(n["share_rps"] * s for n, s in zip(notes, a_request, strict=True))
+    moved = sum(abs(m.share_rps - n["share_rps"]) * s for m, n, s in zip(members, notes, a_request, strict=True))
+    return moved <= max(MOVED * before, LEAST_MOVED)
+
+
+def _asked(
+    group: SubCluster, members: Sequence[Member], made: Sequence[Mapping[str, Batching]], now_s: float
+) -> dict[str, object]:
+    """Note what each service is asked to become, when, and for which load; what stands already is no change."""
+    return {
+        m.name: {
+            "at_s": now_s,
+            "share_rps": m.share_rps,
+            "tried": sorted({str(variant[m.name]) for variant in made} - {str(before)}),
+        }
+        for m, before in zip(members, group.batching, strict=True)
+    }
 
 
 def _variants(
@@ -213,9 +258,9 @@ def _batching(group: SubCluster, members: Sequence[Member], sizes: Sequence[int]
             hides = len(members) == 1 and member.lead_s[batch - 1] > HIDDEN * member.run(batch)
             options["instances"] = 2 if hides else 1
             line = 2 * line if hides else shared
-        queue_s = max(member.budget_s - member.lead_s[batch - 1] - line, member.budget_s / 10)
-        options["queue_timeout_ms"] = _whole_ms(queue_s)
-        delay_s = min(gather, queue_s, max(member.left_s(batch) - front, 0.0)) if wait else 0.0
+        queue_ms = _whole_ms(max(member.budget_s - member.lead_s[batch - 1] - line, member.budget_s / 10, LEAST_S))
+        options["queue_timeout_ms"] = queue_ms
+        delay_s = max(min(gather, queue_ms / 1e3 - SOONER_S, member.left_s(batch) - front), 0.0) if wait else 0.0
         made[member.name] = Batching(before.discipline, _whole_ms(delay_s) / 1e3, batch, tuple(sorted(options.items())))
     return made
 

@@ -11,16 +11,24 @@ from numpy.typing import NDArray
 from partita.model.cluster import Batching, OptionValue, SubCluster
 from partita.model.service import INFEASIBLE_NS, Service
 from partita.model.staggered import Overheads
-from partita.ports import Pool
+from partita.ports import Discipline, Pool
+from partita.replay.disciplines import DISCIPLINES
 
-BLIND_DISCIPLINES = ("timeout", "triton")
-"""Disciplines that look at no deadline when they form a batch."""
+BUILT_IN: Mapping[str, Discipline] = {d.name: d for d in DISCIPLINES}
 
 
 class PoolMaker:
-    """Makes pools for the sub-clusters of one run; latency tables are made once for each set of profiles."""
+    """Makes pools for the sub-clusters of one run; latency tables are made once for each set of profiles.
 
-    def __init__(self, services: Sequence[Service], overheads: Overheads) -> None:
+    `disciplines` are those that the run knows, by name. One with a true attribute `blind` looks at no deadline when it
+    forms a batch, so that its batches are kept to half of the SLO; one with a true `max_batch_as_set` runs a largest
+    batch that it is given, whatever the SLO.
+    """
+
+    def __init__(
+        self, services: Sequence[Service], overheads: Overheads, disciplines: Mapping[str, Discipline] = BUILT_IN
+    ) -> None:
+        self._disciplines = disciplines
         self._services = tuple(services)
         self._index = {s.name: n for n, s in enumerate(services)}
         self._slo_ns = np.array([round(s.slo_s * 1e9) for s in services], np.int64)
@@ -60,8 +68,8 @@ class PoolMaker:
     def _latencies(self, group: SubCluster) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the largest batch by service, and latencies on the slowest of the group's profiles.
 
-        The largest batch is the one the SLO allows (half of it for batching that waits without looking at deadlines),
-        or the batching's own limit; what `triton` is set to it runs, whatever the SLO.
+        The largest batch is the one the SLO allows (half of it for batching that looks at no deadlines), or the
+        batching's own limit; some disciplines run what they are set to, whatever the SLO.
         """
         profiles = tuple(sorted({i.profile for i in group.instances}))
         key = (profiles, group.services, tuple((b.discipline, b.max_batch) for b in group.batching))
@@ -70,7 +78,7 @@ class PoolMaker:
             rows: list[NDArray[np.int64]] = [np.zeros(3, np.int64)] * len(self._services)
             for name, batching in zip(group.services, group.batching, strict=True):
                 service = self._services[self._index[name]]
-                budget = _budget_s(service, batching)
+                budget = self._budget_s(service, batching)
                 limit = min((service.largest_batch(p, budget) for p in profiles), default=1)
                 limit = max(1, min(limit, batching.max_batch or limit))
                 tables = [curve.table_ns(limit) for p in profiles if (curve := service.curve(p)) is not None]
@@ -84,12 +92,12 @@ class PoolMaker:
             self._tables[key] = (largest, table)
         return self._tables[key]
 
-
-def _budget_s(service: Service, batching: Batching) -> float:
-    """Say how long a batch may run at most."""
-    if batching.discipline not in BLIND_DISCIPLINES:
-        return service.slo_s
-    return inf if batching.discipline == "triton" and batching.max_batch is not None else service.slo_s / 2
+    def _budget_s(self, service: Service, batching: Batching) -> float:
+        """Say how long a batch may run at most."""
+        discipline = self._disciplines.get(batching.discipline)
+        if batching.max_batch is not None and getattr(discipline, "max_batch_as_set", False):
+            return inf
+        return service.slo_s / 2 if getattr(discipline, "blind", False) else service.slo_s
 
 
 def _parameters(batching: Batching) -> Mapping[str, OptionValue]:

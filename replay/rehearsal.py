@@ -41,7 +41,7 @@ class Rehearser:
         self, services: Sequence[Service], overheads: Overheads, disciplines: Mapping[str, Discipline]
     ) -> None:
         self._services = tuple(services)
-        self._pools = PoolMaker(services, overheads)
+        self._pools = PoolMaker(services, overheads, disciplines)
         self._disciplines = disciplines
         self._tried: dict[tuple[Batching, ...], str] = {}
 

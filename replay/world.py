@@ -71,7 +71,7 @@ class World:
         self._overheads = overheads
         self._from_ns, self._to_ns = (round(s * 1e9) for s in counted_s)
         self._tally = Tally(services, self._from_ns, self._to_ns)
-        self._server = Server(names, PoolMaker(services, overheads), disciplines)
+        self._server = Server(names, PoolMaker(services, overheads, disciplines), disciplines)
         self._remember_ns = round(remember_s * 1e9)
         self._log = Arrivals.empty(len(services))
         self._settled = np.zeros((len(services), 4), np.int64)

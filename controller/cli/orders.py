@@ -49,14 +49,16 @@ def pause(name: str | None, reason: str, no_wait: bool, database: Database) -> N
 @reason_option
 @wait_option
 @database_options
-def resume(name: str | None, reason: str, no_wait: bool, database: Database) -> None:
+@click.option("--retry", is_flag=True, help="Let what failed, and is left alone for a while, be tried again at once.")
+def resume(name: str | None, reason: str, no_wait: bool, retry: bool, database: Database) -> None:
     """Let the controller decide again after a pause or a rollback.
 
     \b
-    Example:
+    Examples:
       partita resume
+      partita resume --retry --reason "gpu3 has a new driver"
     """
-    _give(database, name, no_wait, lambda c, role: _plain_order(c, role, "resume", reason))
+    _give(database, name, no_wait, lambda c, role: _resume(c, role, reason, retry))
 
 
 @click.command()
@@ -103,6 +105,14 @@ async def _plain_order(connection: Connection, role: str, kind: str, reason: str
     number = await give_order(connection, role, kind, by=_by(), reason=reason)
     said = f"{role} is to change nothing" if kind == "pause" else f"{role} is to decide again"
     return _Order(number, kind, said, _paused("pause", reason) if kind == "pause" else "")
+
+
+async def _resume(connection: Connection, role: str, reason: str, retry: bool) -> _Order:
+    from partita.store.operation import lift_quarantine
+
+    if retry:
+        await lift_quarantine(connection, role)
+    return await _plain_order(connection, role, "resume", reason)
 
 
 async def _rollback(connection: Connection, role: str, to: tuple[int, int] | None, reason: str) -> _Order:

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from partita.controller.cluster_file import ClusterFile
@@ -60,7 +60,7 @@ class Controller:
         self._role = f"{file.name}/advisory" if around.advisory else file.name
         self._holder = around.holder or f"{socket.gethostname()}:{os.getpid()}"
         self._audit = Audit(file.name, self._holder)
-        self._log = log_as_json()
+        log_as_json()
         self._status = _status(file, self._holder, self._mode)
         self._leadership = Leadership(Line(around.dsn), self._role, self._holder)
         self._report = Operation(Line(around.dsn), self._role)
@@ -77,9 +77,14 @@ class Controller:
         ending = await self._serve()
         self._audit.tell("started", {"mode": self._mode, "file": str(self._around.path)})
         beside = [asyncio.create_task(self._strive()), asyncio.create_task(self._say())]
+        for task in beside:
+            task.add_done_callback(lambda _: self._ended.set())
         try:
             while not self._stop.is_set():
                 parts = await self._once(parts)
+                for task in beside:
+                    if task.done():  # a fault of ours: better ended, and started anew by whoever looks after us
+                        task.result()
         finally:
             for task in beside:
                 task.cancel()
@@ -98,13 +103,13 @@ class Controller:
         if not self._leadership.holds():
             await self._pause(CAMPAIGN_S / 4)
             return parts
-        if self._next is not None:
-            parts = await self._renewed(parts, self._next)
-            self._next = None
         self._ended.clear()
         if self._stop.is_set():
             return parts
         try:
+            if self._next is not None:
+                file, self._next = self._next, None
+                parts = await self._renewed(parts, file)
             await self._reign(parts)
             if not self._stop.is_set():
                 self._leadership.require()
@@ -160,22 +165,23 @@ class Controller:
                     self._ended.set()
                 if not leads or self._status.leading:
                     self._status.trouble = ""
-            except StoreError as problem:
+            except (PartitaError, OSError) as problem:
                 self._trouble("database", str(problem))
                 if not self._leadership.holds():
+                    self._status.leading = False
                     self._ended.set()
                 await self._revive()
             await asyncio.sleep(max(0.05, CAMPAIGN_S - (time.monotonic() - began)))
 
     async def _revive(self) -> None:
         if self._around.revive is not None:
-            with suppress(PartitaError):
+            with suppress(PartitaError, OSError):
                 await asyncio.to_thread(self._around.revive)
 
     async def _say(self) -> None:
         """Report how things are, for `partita status`."""
         while True:
-            with suppress(StoreError):
+            with suppress(PartitaError, OSError):
                 await self._report.report(self._holder, {**_plain(self._status), "problems": self._status.problems()})
             await asyncio.sleep(REPORT_S)
 
@@ -219,24 +225,27 @@ class Controller:
         self._ended.set()
 
     def _assemble(self, file: ClusterFile) -> Parts:
-        book = PostgresBook(Line(self._around.dsn), self._role)
-        return assemble(file, book, advisory=self._would if self._around.advisory else None)
+        line = Line(self._around.dsn)
+        parts = assemble(file, PostgresBook(line, self._role), advisory=self._would if self._around.advisory else None)
+        return replace(parts, book_line=line)
 
     def _would(self, command: Command) -> None:
         self._audit.tell("would", {"verb": type(command).__name__, "target": target(command), "why": command.reason})
 
     async def _renewed(self, parts: Parts, file: ClusterFile) -> Parts:
-        await self._dispose(parts)
+        """Return the parts of a file that was read again, in place of the former ones."""
+        fresh = self._assemble(file)
         self._file = file
-        counted = self._status.counted
         self._status.near_s = file.control.near_s
         self._status.attainment_target = {s.name: s.attainment for s in file.services()}
-        self._status.counted = counted
-        return self._assemble(file)
+        await self._dispose(parts)
+        return fresh
 
     async def _dispose(self, parts: Parts) -> None:
         parts.close()
         await close_executor(parts.executor)
+        if parts.book_line is not None:
+            await parts.book_line.close()
 
 
 def _status(file: ClusterFile, holder: str, mode: str) -> Status:

@@ -98,6 +98,8 @@ class Patience:
     quarantine_s: float = 300.0
     call_s: float = 600.0
     """For one call of the executor; one that hangs longer is taken for failed, its outcome unknown."""
+    look_s: float = 20.0
+    """For one look at the cluster."""
     keep_need: bool = True
     side_by_side: int = 8
     """Instances or replicas that are started at one time."""
@@ -163,7 +165,7 @@ class LiveHands:
         self._at = _At()
         self._cluster = ClusterState()
         self._stopping = self._replaced = False
-        self._to_resume: tuple[int, int, Plan] | None = None
+        self._to_resume: Standing | None = None
         self.good: Plan | None = None
         """The last plan that was seen in place; set before anything is carried out."""
 
@@ -179,15 +181,15 @@ class LiveHands:
             self._leading()
             raise StoreError("the journal was away while a plan was carried out")
         missing = {}
+        quarantine, orders = await self._ledger.quarantined(), await self._orders()
+        at, left, good = self._at, tuple(self._at.left.values()), self.good  # before the cluster: what is done is seen
         try:
             self._cluster = await self._observe()
-            await self._resume_late()
+            await self._resume_late(bool(orders.paused), quarantine)
         except _UNSEEN as problem:
             missing["cluster"] = str(problem) or "no answer"
-        quarantine = await self._ledger.quarantined()
-        at = self._at
-        work = Work(at.tick, tuple(at.left.values()), at.failed, at.failures, quarantine)
-        return Sight(self._cluster, work, await self._orders(), missing)
+        work = Work(at.tick, left, at.failed, at.failures, quarantine, good)
+        return Sight(self._cluster, work, orders, missing)
 
     async def carry(self, turn: Turn, commands: Sequence[Command]) -> None:
         """Begin to carry out a decision, which is in the journal already; what is under way ends first."""
@@ -200,6 +202,8 @@ class LiveHands:
         self._begin(Job(self._run, turn.decision.tick, turn.plan, self.good, turn.need, numbered))
 
     def _begin(self, job: Job) -> None:
+        """Begin a job in the background; the last replica of what its plan serves is needed in any case."""
+        job = replace(job, need={s: max(1, job.need.get(s, 1)) for s in _served(job.plan)})
         left = {position: command for position, command, _ in job.commands}
         self._at = _At(job.tick, left, failures=self._at.failures)
         self._job = asyncio.create_task(self._carry(job), name=f"carry-{job.run}-{job.tick}")
@@ -209,27 +213,39 @@ class LiveHands:
         """Say whether a job is under way."""
         return self._job is not None and not self._job.done()
 
-    async def resume(self, tick: int, run: int, plan: Plan, good: Plan) -> None:
+    async def resume(self, standing: Standing) -> None:
         """Take up what a controller before us left of a decision: finish it, as far as the world is not there yet.
 
         If the world is there, the plan is the good one. Where the decision had failed already, its undoing goes on.
         A cluster that cannot be seen is waited for: it is taken up at the first look that shows it.
         """
-        self.good = good
+        self.good, self._to_resume = standing.good, standing
         try:
-            cluster = await self._observe()
+            self._cluster = await self._observe()
         except _UNSEEN:
-            self._to_resume = (tick, run, plan)
             return
-        await self._take_up(tick, run, plan, good, cluster)
+        await self._resume_late(bool((await self._orders()).paused), await self._ledger.quarantined())
 
-    async def _take_up(self, tick: int, run: int, plan: Plan, good: Plan, cluster: ClusterState) -> None:
+    async def _resume_late(self, paused: bool, quarantine: Mapping[str, str]) -> None:
+        """Take up what could not be while the cluster was not to be seen."""
+        if self._to_resume is not None:
+            await self._take_up(self._to_resume, self._cluster, paused, quarantine)
+            self._to_resume = None
+
+    async def _take_up(
+        self, standing: Standing, cluster: ClusterState, paused: bool, quarantine: Mapping[str, str]
+    ) -> None:
+        """Begin with what is missing in the world; while paused only with what had been begun, and never with what
+        has just failed.
+        """
+        run, tick, plan, good = standing.run, standing.tick, standing.plan, standing.good
         entries = await self._ledger.read_entries(run, tick)
         undoing = plan == good and any(e.state == "failed" for e in entries)
         still_open = [e for e in entries if e.state in ("written", "claimed")]
         ours = {signature(e.command): e for e in still_open if e.undo == undoing}
         underway = [e.command for e in ours.values() if progress(e.command, cluster) is Progress.UNDERWAY]
-        wanted = [*underway, *commands_for(plan, cluster)]
+        missing = [c for c in commands_for(plan, cluster) if signature(c) not in quarantine]
+        wanted = [*underway, *(c for c in missing if not paused or signature(c) in ours)]
         places = [ours.get(signature(c)) for c in wanted]
         added = [c for c, place in zip(wanted, places, strict=True) if place is None]
         first = 1 + max((e.position for e in entries), default=-1)
@@ -244,15 +260,9 @@ class LiveHands:
         )
         if jobs:
             self._told("resumed", {"tick": tick, "of_run": run, "commands": len(jobs)})
-            self._begin(Job(run, tick, plan, good, {}, jobs))
-        else:
+            self._begin(Job(run, tick, plan, good, standing.need, jobs))
+        elif not commands_for(plan, cluster):
             self.good = plan
-
-    async def _resume_late(self) -> None:
-        """Take up what could not be while the cluster was not to be seen."""
-        if self._to_resume is not None and self.good is not None:
-            await self._take_up(*self._to_resume, self.good, self._cluster)
-            self._to_resume = None
 
     async def _close(self, run: int, tick: int, entry: Entry, cluster: ClusterState, *, undoing: bool) -> None:
         """Note of a command that need not be carried out any more that it is done, or will not be."""
@@ -284,12 +294,10 @@ class LiveHands:
 
     async def _carry(self, job: Job) -> None:
         try:
-            await self._all(job)
-            self.good = job.plan
+            if await self._all(job):
+                self.good = job.plan
         except CommandFailed as problem:
             await self._give_up(job, problem)
-        except _Stopped:
-            await self._hand_over(job)
         except NotLeading as problem:
             self._told("stopped", {"tick": job.tick, "reason": str(problem)})
         except StoreError as problem:
@@ -299,8 +307,17 @@ class LiveHands:
             self._fail(f"{type(problem).__name__} while carrying out: {problem}")
             self._told("failed", {"tick": job.tick, "reason": self._at.failed})
 
-    async def _all(self, job: Job) -> None:
-        """Carry out all commands; _Stopped if the controller ends before, and the rest must be handed over."""
+    async def _all(self, job: Job) -> bool:
+        """Carry out all commands; False if the controller ended before, and the rest was handed over."""
+        try:
+            await self._in_groups(job)
+        except _Stopped:
+            await self._hand_over(job)
+            return False
+        return True
+
+    async def _in_groups(self, job: Job) -> None:
+        """Carry out all commands, those of one kind that may go side by side so; _Stopped before the next ones."""
         for kind, group in groupby(job.commands, key=lambda entry: type(entry[1])):
             entries = list(group)
             width = self._patience.side_by_side if issubclass(kind, SIDE_BY_SIDE) else 1
@@ -316,7 +333,7 @@ class LiveHands:
 
     async def _hand_over(self, job: Job) -> None:
         """Leave what has not begun to the next controller, or to nobody if another plan takes this one's place."""
-        event, why = ("undone", "another plan came") if self._replaced else ("left", "the controller ended")
+        event, why = ("replaced", "another plan came") if self._replaced else ("left", "the controller ended")
         tried = {position: attempts for position, _, attempts in job.commands}
         for position in self._at.left:
             await self._tell(job, position, tried.get(position, 0), event, problem=why)
@@ -336,12 +353,16 @@ class LiveHands:
                     await self._executor.apply([command], term=term)
             except Busy as problem:
                 await self._tell(job, position, attempt, "busy", problem=str(problem))
-                await asyncio.sleep(min(30.0, self._patience.backoff_s * 2 ** (attempt - attempts - 1)))
+                await self._rest(min(30.0, self._patience.backoff_s * 2 ** (attempt - attempts - 1)))
                 continue
+            except StoreError:
+                raise
             except (Failed, Unsupported) as problem:
                 raise CommandFailed(position, command, str(problem)) from problem
             except (OSError, TimeoutError) as problem:
                 raise CommandFailed(position, command, f"no answer: {problem or type(problem).__name__}") from problem
+            except Exception as problem:  # a foreign executor's fault is the command's failure, not the controller's
+                raise CommandFailed(position, command, f"{type(problem).__name__}: {problem}") from problem
             after = await self._seen(position, command)
             if progress(command, after) is Progress.UNDERWAY:
                 return attempt
@@ -350,6 +371,14 @@ class LiveHands:
                 return 0
             raise CommandFailed(position, command, "the executor said it was done, and it is not to be seen")
         raise CommandFailed(position, command, f"busy at {self._patience.busy_tries} tries")
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait before another try; _Stopped if there is to be none."""
+        until = asyncio.get_running_loop().time() + seconds
+        while (rest := until - asyncio.get_running_loop().time()) > 0:
+            if self._stopping:
+                raise _Stopped
+            await asyncio.sleep(min(rest, self._patience.poll_s))
 
     async def _room_for(self, job: Job, position: int, command: Command) -> None:
         """Wait until a command would leave enough capacity."""
@@ -367,6 +396,8 @@ class LiveHands:
         until = asyncio.get_running_loop().time() + self._patience.done_s
         while True:
             seen = await self._seen(position, command)
+            if self._stopping:
+                raise _Stopped
             match progress(command, seen):
                 case Progress.DONE:
                     await self._done(job, position, command, attempt, seen)
@@ -390,13 +421,15 @@ class LiveHands:
         reason = f"{type(failed.command).__name__} {target(failed.command)}: {failed.reason}"
         try:
             await self._note_failure(job, failed)
-            await self._ledger.strike(self._subjects(failed, job.good, reason), self._patience.quarantine_s)
-            await self._ledger.put_standing(Standing(job.run, job.tick, job.good, job.good))
+            await self._ledger.strike(_subjects(failed, reason), self._patience.quarantine_s)
+            if self._replaced:  # what comes in this plan's place stands already, and begins from the world as it is
+                self._at.left.clear()
+                self._told("failed", {"tick": job.tick, "reason": reason})
+                return
+            await self._ledger.put_standing(Standing(job.run, job.tick, job.good, job.good, job.need))
             undone = await self._undo(job, failed)
         except (StoreError, ExecutionError, OSError, TimeoutError) as problem:
             undone = f"and undoing it was given up: {problem}"
-        except _Stopped:
-            undone = "and undoing it is left to the next controller"
         self._fail(f"{reason}; {undone}")
         self._told("failed", {"tick": job.tick, "reason": self._at.failed})
 
@@ -413,13 +446,6 @@ class LiveHands:
         self._at.failures += 1
         self._at.left.clear()
 
-    def _subjects(self, failed: CommandFailed, good: Plan, reason: str) -> dict[str, str]:
-        subjects = {signature(failed.command): reason}
-        gpu = target(failed.command).partition("/")[0]
-        if isinstance(failed.command, GPU_COMMANDS) and gpu not in {h.gpu for h in good.gpus}:
-            subjects[gpu] = reason
-        return subjects
-
     async def _undo(self, job: Job, failed: CommandFailed) -> str:
         """Carry out what leads back to the last good plan; say what that took."""
         back = commands_for(replace(job.good, reason="undo"), await self._observe())
@@ -429,23 +455,28 @@ class LiveHands:
             return "there is no earlier plan to go back to"
         first = 1 + max(e.position for e in await self._ledger.read_entries(job.run, job.tick))
         await self._ledger.add_commands(job.run, job.tick, back, first=first, undo=True)
-        undoing = replace(job, commands=tuple((first + n, c, 0) for n, c in enumerate(back)), need={})
+        numbered = tuple((first + n, c, 0) for n, c in enumerate(back))
+        undoing = replace(job, plan=job.good, commands=numbered, need=dict.fromkeys(_served(job.good), 1))
         self._at.left = {position: command for position, command, _ in undoing.commands}
         try:
-            await self._all(undoing)
+            if not await self._all(undoing):
+                return "and undoing it is left to the next controller"
         except CommandFailed as problem:
             await self._note_failure(undoing, problem)
             return f"and undoing it failed at {type(problem.command).__name__} {target(problem.command)}: {problem}"
-        except _Stopped:
-            await self._hand_over(undoing)
-            raise
         return f"{len(back)} command{'s' if len(back) != 1 else ''} undid what was done before"
 
     # Looking and telling
 
     async def _observe(self) -> ClusterState:
-        async with asyncio.timeout(self._patience.call_s):
-            return await self._executor.observe()
+        """Look at the cluster; Failed whatever an executor raises that cannot see it."""
+        try:
+            async with asyncio.timeout(self._patience.look_s):
+                return await self._executor.observe()
+        except (StoreError, *_UNSEEN):
+            raise
+        except Exception as problem:  # a foreign executor may raise anything
+            raise Failed(f"{type(problem).__name__}: {problem}", command=None) from problem
 
     async def _seen(self, position: int, command: Command) -> ClusterState:
         """Look at the cluster in the middle of a command, patiently: a server may be on its way back."""
@@ -467,6 +498,16 @@ class LiveHands:
         verb, at = (type(command).__name__, target(command)) if command is not None else ("", "")
         what = {"tick": job.tick, "position": position, "verb": verb, "target": at, "did": event}
         self._told("command", {**what, "attempt": attempt, "problem": problem or ""})
+
+
+def _served(plan: Plan) -> set[str]:
+    return {service for group in plan.sub_clusters for service in group.services}
+
+
+def _subjects(failed: CommandFailed, reason: str) -> dict[str, str]:
+    """Return what is to be left alone: the command, and the GPU where it may be the GPU's fault."""
+    gpu = {target(failed.command).partition("/")[0]: reason} if isinstance(failed.command, GPU_COMMANDS) else {}
+    return {signature(failed.command): reason, **gpu}
 
 
 async def _together(calls: Sequence[Coroutine[Any, Any, int]]) -> list[int]:

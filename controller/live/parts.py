@@ -22,6 +22,7 @@ from partita.model.plan import Command
 from partita.plugins.fence import FencedCaller
 from partita.plugins.host import PluginHost
 from partita.ports import Book, Executor, Page
+from partita.store.line import Line
 
 PLUGIN_LIMIT_S = 5.0
 """How long one call of a foreign plugin may take, live; its process is killed then."""
@@ -30,12 +31,13 @@ METRICS_PORT = 8002
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a controller turns: `close` ends what its plugins run in."""
+    """What a controller turns: `close` ends what its plugins run in; `book_line` is what its book is read over."""
 
     file: ClusterFile
     loop: Loop
     executor: Executor
     close: Callable[[], None]
+    book_line: Line | None = None
 
 
 def assemble(file: ClusterFile, book: Book, *, advisory: Callable[[Command], None] | None = None) -> Parts:
@@ -44,6 +46,16 @@ def assemble(file: ClusterFile, book: Book, *, advisory: Callable[[Command], Non
     ConfigError or Infeasible say what is wrong with the file; nothing outside has been touched then.
     """
     caller = FencedCaller(PLUGIN_LIMIT_S)
+    try:
+        return _assembled(file, book, caller, advisory)
+    except BaseException:  # whatever is wrong with the file, no plugin's process must stay behind
+        caller.close()
+        raise
+
+
+def _assembled(
+    file: ClusterFile, book: Book, caller: FencedCaller, advisory: Callable[[Command], None] | None
+) -> Parts:
     host = PluginHost.load(caller=caller)
     policy = file.policy_name()
     host.require([policy])
@@ -75,7 +87,7 @@ def assemble(file: ClusterFile, book: Book, *, advisory: Callable[[Command], Non
 
 def checked(file: ClusterFile) -> None:
     """Raise ConfigError or Infeasible if a controller of this file could not begin; nothing is touched."""
-    assemble(file, _NoBook()).close()
+    assemble(file, NO_BOOK).close()
 
 
 class _NoBook:
@@ -87,6 +99,9 @@ class _NoBook:
 
     async def write(self, page: Page) -> None:
         """Write nothing."""
+
+
+NO_BOOK = _NoBook()
 
 
 async def close_executor(executor: Executor) -> None:
@@ -135,7 +150,7 @@ def _triton(file: ClusterFile, entry: TritonEntry, book: Book) -> Executor:
         file.inventory(),
         book,
         slos_s={s.name: s.slo_s for s in file.services()},
-        patience=replace(TritonPatience(), call_s=min(entry.timeout_s, 10.0), drain_s=entry.drain_s),
+        patience=replace(TritonPatience(), call_s=entry.timeout_s, drain_s=entry.drain_s),
         reload=entry.reload,
     )
 

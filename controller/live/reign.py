@@ -20,7 +20,7 @@ from partita.controller.live.status import Status, log_problems
 from partita.controller.loop import FAR_STEPS_KEPT, NEAR_STEPS_KEPT, State, Turn
 from partita.controller.recording import encode, recorded
 from partita.controller.standing import wishes_of
-from partita.controller.turn import Watch
+from partita.controller.turn import Watch, step_aside
 from partita.controller.turn import run as turn_until
 from partita.errors import NotLeading, PartitaError, StoreError
 from partita.model.load import Arrivals, Load, Observation, Orders
@@ -35,7 +35,9 @@ from partita.store.operation import Operation, Standing
 HEALTH_EVERY = 3
 """Turns between two looks at the health of the log."""
 FOREVER_S = 1e18
-FORGET_EVERY_S = 3600.0
+FORGET_EVERY_S = 600.0
+STATE_EVERY_S = 3600.0
+"""How often the loop's state is recorded beside what a turn saw: decisions can be made again from there on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class Reign:
         self._operation = Operation(lines.work, role)
         self._operation.term = leadership.require()
         self._rollback = 0
-        self._seen: list[tuple[int, bytes]] = []
+        self._seen: tuple[int, bytes, bytes | None] | None = None
+        self._keep_state_at = self._forget_at = 0.0
         self._turn_began = 0.0
         self._told_of_log: list[str] = []
         self._hands: LiveHands | None = None
@@ -134,11 +137,8 @@ class Reign:
             told=self._told,
         )
         self._hands, hands.good = hands, state.good
-        if file.watch.keep_observations_h:
-            await self._operation.forget_observations(file.watch.keep_observations_h * 3600, run)
-            self._seen = [(0, encode(state))]
-        if standing is not None and standing.plan == state.standing:
-            await hands.resume(standing.tick, standing.run, standing.plan, standing.good)
+        if standing is not None and standing.plan == state.standing and self._mode == "active":
+            await hands.resume(standing)
         try:
             await turn_until(
                 loop,
@@ -150,21 +150,26 @@ class Reign:
                 since_s=since_s,
                 journal=self,
                 watch=Watch(turned=self._turned, seen=self._saw),
+                step=step_aside,
             )
         except Ended:
             pass
         finally:
-            await hands.stop(file.changes.grace_s)
+            await hands.stop(file.changes.grace_s if self._leads() else 0.0)
             await self.close()
 
     # Beginning
 
     async def _standing(self) -> Standing | None:
-        """Return what stands for this role; an advisory controller begins with what the active one has in force."""
-        standing = await self._operation.read_standing()
-        if standing is None and self._mode == "advisory":
-            return await Operation(self._lines.work, self._parts.file.name).read_standing()
-        return standing
+        """Return what stands for this role; an advisory controller begins with what the active one has in force.
+
+        It only begins with that plan: what is left to do of the active one's decisions is not its business.
+        """
+        if self._mode == "advisory":
+            active = await Operation(self._lines.work, self._parts.file.name).read_standing()
+            if active is not None:
+                return active
+        return await self._operation.read_standing()
 
     async def _first_state(self, log: LiveLog, clock: LiveClock, standing: Standing | None) -> tuple[State, float]:
         """Return the state to begin with, and up to when its history reaches."""
@@ -178,6 +183,7 @@ class Reign:
                 standing=standing.plan,
                 good=self._still_good(standing.good, standing.plan),
                 wishes=wishes_of(standing.plan, state.wishes),
+                need=standing.need,
             )
         return recorded(state), watermark_s
 
@@ -192,9 +198,16 @@ class Reign:
             raise NotLeading(f"the term of this reign is over: {term.holder} has begun term {term.number}")
         return term.number
 
+    def _leads(self) -> bool:
+        try:
+            self._leading()
+        except NotLeading:
+            return False
+        return True
+
     # What happens at a turn
 
-    def _saw(self, tick: int, observation: Observation) -> None:
+    def _saw(self, state: State, observation: Observation) -> None:
         self._turn_began = time.monotonic()
         self._status.saw(observation)
         behind_s = observation.now_s - observation.watermark_s
@@ -203,7 +216,10 @@ class Reign:
         if "cluster" in observation.missing:
             self._rollback = 0  # it is obeyed once the cluster can be seen
         if self._parts.file.watch.keep_observations_h:
-            self._seen.append((tick, encode(observation)))
+            is_due = time.monotonic() >= self._keep_state_at
+            if is_due:
+                self._keep_state_at = time.monotonic() + STATE_EVERY_S
+            self._seen = (state.tick + 1, encode(observation), encode(state) if is_due else None)
 
     def _turned(self, turn: Turn) -> None:
         self._status.decided(turn.decision, time.monotonic() - self._turn_began)
@@ -226,17 +242,28 @@ class Reign:
     async def record(self, tick: Tick) -> None:
         """Write a turn down: what it saw, what it decided, and what stands from now on."""
         assert self._journal is not None
-        if self._seen:
-            await self._operation.keep_observations(self._journal.run, self._seen)
-            self._seen = []
+        assert self._hands is not None
+        await self._keep(self._journal.run)
         await self._journal.record(tick)
-        if tick.plan is not None and self._hands is not None and self._hands.good is not None:
-            standing = Standing(self._journal.run, tick.decision.tick, tick.plan, self._hands.good)
+        if tick.standing is not None and not tick.decision.commands:
+            self._hands.good = tick.standing  # it stands in the world already
+        plan = tick.plan if tick.plan is not None else tick.standing
+        if plan is not None and self._hands.good is not None:
+            standing = Standing(self._journal.run, tick.decision.tick, plan, self._hands.good, tick.need)
             await self._operation.put_standing(standing)
         if self._rollback:
             await self._operation.take_rollbacks(self._rollback)
             self._audit.tell("order", {"rollback": self._rollback, "tick": tick.decision.tick})
             self._rollback = 0
+
+    async def _keep(self, run: int) -> None:
+        """Keep what the turn saw, and forget what was kept too long."""
+        if self._seen is not None:
+            seen, self._seen = self._seen, None
+            await self._operation.keep_observation(run, *seen)
+        if time.monotonic() >= self._forget_at:
+            self._forget_at = time.monotonic() + FORGET_EVERY_S
+            await self._operation.forget(self._parts.file.watch.keep_observations_h * 3600)
 
     async def close(self) -> None:
         """Note the end of the run, if the database is there."""

@@ -33,7 +33,8 @@ class Counters:
 class Status:
     """How one controller is; changed by it as it goes, read by everybody else.
 
-    `missing` names signals that could not be read at the last turn, `trouble` what keeps a controller from leading.
+    `missing` names signals that could not be read at the last turn, `trouble` what keeps a controller from leading,
+    `doubtful` instances that are only believed to be as they are shown.
     """
 
     cluster: str
@@ -63,6 +64,7 @@ class Status:
     attainment_target: Mapping[str, float] = field(default_factory=dict)
     replicas: Mapping[str, int] = field(default_factory=dict)
     gpus_held: int = 0
+    doubtful: Mapping[str, str] = field(default_factory=dict)
     counted: Counters = field(default_factory=Counters)
 
     def saw(self, observation: Observation) -> None:
@@ -74,6 +76,7 @@ class Status:
         self.quarantine = dict(observation.work.quarantine)
         self.offered_rps = dict(zip(observation.load.services, observation.load.rate_rps().tolist(), strict=True))
         self.gpus_held = len(observation.cluster.held)
+        self.doubtful = {s.instance.id: s.problem for s in observation.cluster.instances if s.problem}
         loaded = [s for state in observation.cluster.instances for s in state.loaded]
         self.replicas = {s: loaded.count(s) for s in observation.load.services}
         for service, outcome in observation.outcomes.items():
@@ -109,6 +112,7 @@ class Status:
         """Name everything that is not as it should be, the worst first."""
         found = [self.trouble] if self.trouble else []
         found += [f"{signal} is missing: {why}" for signal, why in sorted(self.missing.items())]
+        found += [f"{instance}: {why}" for instance, why in sorted(self.doubtful.items())]
         if self.failed:
             found.append(f"the last plan failed: {self.failed}")
         if self.paused:

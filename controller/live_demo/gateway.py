@@ -20,7 +20,7 @@ from partita.controller.live_demo.load import Load
 
 GIVE_UP_S = 0.6
 """After this a client has gone and the request is logged as not answered; what becomes of it is still measured."""
-KEPT_OPEN = 32
+KEPT_OPEN = 128
 SWEEP_S = 0.05
 
 Answer = tuple[int, float, float]
@@ -122,8 +122,12 @@ class Gateway:
         self._opening: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Gateway:
-        """Open some connections, so that no request waits for that."""
-        self._idle = [await self._connect() for _ in range(KEPT_OPEN)]
+        """Open connections, so that no request waits for that: all at once, which spreads them over the server's threads.
+
+        Triton gives a new connection to its first thread that has nothing to do, so that connections opened one by one
+        all end up on the same, where a load call keeps them waiting for as long as it takes.
+        """
+        self._idle = list(await asyncio.gather(*(self._connect() for _ in range(KEPT_OPEN))))
         return self
 
     async def __aexit__(self, *problem: object) -> None:

@@ -23,6 +23,7 @@ from partita.controller.live_demo.gateway import GIVE_UP_S, Door, Gateway, Playe
 from partita.controller.live_demo.load import Load
 from partita.controller.live_demo.predict import Change
 from partita.controller.live_demo.processes import running
+from partita.errors import PartitaError
 from partita.executors.book import FileBook
 from partita.executors.local.executor import LocalExecutor
 from partita.executors.triton.emulated_model import make_repository
@@ -136,7 +137,9 @@ async def _changes(dsn: str, begun: float) -> tuple[tuple[Change, ...], tuple[st
 def _first_turn(said: str) -> float:
     """Read from the controller's audit lines when it turned first, as unix time."""
     lines = (json.loads(line.removeprefix("AUDIT ")) for line in said.splitlines() if line.startswith("AUDIT "))
-    decided = next(line for line in lines if line["event"] == "decision")
+    decided = next((line for line in lines if line["event"] == "decision"), None)
+    if decided is None:
+        raise PartitaError(f"partita run has decided nothing: {' / '.join(said.strip().splitlines()[-3:])}")
     return datetime.fromisoformat(decided["at"]).timestamp()
 
 

@@ -41,6 +41,7 @@ class Timeout:
 
     name: str = "timeout"
     by_service: bool = True
+    blind: bool = True
 
     def initial_state(self, services: int) -> TimeoutState:
         """Return the state of this many services with empty queues."""

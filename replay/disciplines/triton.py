@@ -61,6 +61,8 @@ class Triton:
 
     name: str = "triton"
     by_service: bool = True
+    blind: bool = True
+    max_batch_as_set: bool = True
 
     def initial_state(self, services: int) -> TritonState:
         """Return the state of this many services with empty queues."""

@@ -129,6 +129,10 @@ class Tick:
     far: Forecast | None
     plan: Plan | None
     """The plan chosen, where the decision acts."""
+    standing: Plan | None = None
+    """The plan that stands from now on, where another one stood before."""
+    need: Mapping[str, int] = field(default_factory=dict)
+    """Replicas that the near forecast needs of each service."""
 
 
 class Journal(Protocol):

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from itertools import count, cycle
+from itertools import cycle
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,3 @@ async def brought_to(executor: Executor, plan: Plan, dsn: str) -> ClusterState:
     seen = await executor.observe()
     assert commands_for(plan, seen) == ()
     return seen
-
-
-numbers = count(1)

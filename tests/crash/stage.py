@@ -227,7 +227,7 @@ async def _take_up(scene: Scene) -> Outcome:
     async with at_work(scene) as (hands, operation, _, outcome):
         standing = await operation.read_standing()
         assert standing is not None
-        await hands.resume(standing.tick, standing.run, standing.plan, standing.good)
+        await hands.resume(standing)
         return await ended(hands, outcome)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,13 @@ async def decided(town: Town, role: str, what: str, *, times: int) -> None:
     await until(f"{times} decisions of {role} to {what}", look)
 
 
-def again(loop: Loop, records: list[tuple[int, bytes]]) -> list[Turn]:
-    """Make the decisions of recorded observations with a loop."""
-    (_, first), *rest = records
+def again(loop: Loop, records: Sequence[tuple[int, bytes, bytes | None]]) -> list[Turn]:
+    """Make the decisions of recorded observations with a loop, from the state that the first was seen in."""
+    first = records[0][2]
+    assert first is not None
     state, turns = decode(State, first), []
-    for _, record in rest:
-        state, turn, _ = loop.step(state, decode(Observation, record))
+    for _, seen, _ in records:
+        state, turn, _ = loop.step(state, decode(Observation, seen))
         turns.append(turn)
     return turns
 
@@ -113,7 +115,7 @@ def test_an_advisory_controller_beside_an_active_one_decides_alike(pg_dsn: str, 
         try:
             async with connect(town.dsn) as connection:
                 assert (await compare(connection, run)).divergence is None
-                turns = again(parts.loop, await read_observations(connection, run, limit=10_000))
+                turns = again(parts.loop, await read_observations(connection, run, after_tick=0, limit=9999))
         finally:
             parts.close()
             await close_executor(parts.executor)

@@ -189,7 +189,7 @@ class House:
         observation = Observation(AT_S, AT_S, Load(("embed",), AT_S, 1.0, np.zeros((1, 1))), cluster)
 
         async def work(operation: Operation, _: Leadership) -> None:
-            await operation.keep_observations(self.run, [(tick, encode(observation))])
+            await operation.keep_observation(self.run, tick, encode(observation), None)
 
         self.do(work)
 
@@ -306,6 +306,15 @@ def test_where_nothing_runs_any_more(capsys: pytest.CaptureFixture[str], house: 
         f"the plan of decision 41, run {house.run}, stays in force as it is\n"
     )
     assert "plan in force" in out
+
+
+def test_what_is_left_alone_can_be_tried_again(capsys: pytest.CaptureFixture[str], house: House) -> None:
+    house.decide(41, TWO, before=ONE, fate="failed")
+    house.say(status_of(house))
+    assert "left alone" in partita(capsys, house, "status")[1]
+    code, _, _ = partita(capsys, house, "resume", "--retry", "--no-wait")
+    assert code == 0
+    assert "left alone" not in partita(capsys, house, "status")[1]
 
 
 def test_after_an_orderly_end(capsys: pytest.CaptureFixture[str], house: House) -> None:

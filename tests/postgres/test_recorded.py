@@ -14,6 +14,7 @@ from miniature import make_world, random_instants
 from partita.controller.cli import main
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.live.parts import assemble
+from partita.controller.loop import State
 from partita.controller.recorded import compare
 from partita.controller.recording import encode, recorded
 from partita.controller.scenario_file import parse
@@ -55,7 +56,7 @@ def record(dsn: str, folder: Path) -> int:
         operation = Operation(line, file.name)
         run = await operation.begin_run(policy="symphony", scenario=file.document(), mode="active")
         state = recorded(loop.begin())
-        kept = [(0, encode(state))]
+        kept: list[tuple[int, bytes, bytes | None]] = []
         cluster = SimulatedCluster(loop.inventory, loop.prices.delays)
         cluster.begin_with(state.standing)
         busy = np.concatenate([random_instants(400, 100, 1), 100_000_000_000 + random_instants(3000, 100, 2)])
@@ -70,9 +71,10 @@ def record(dsn: str, folder: Path) -> int:
                 clock=ReplayClock(world),
                 until_s=SPAN_S,
                 journal=journal,
-                watch=Watch(seen=lambda tick, seen: kept.append((tick, encode(seen)))),
+                watch=Watch(seen=lambda state, seen: kept.append((state.tick + 1, encode(seen), _now_and_then(state)))),
             )
-            await operation.keep_observations(run, kept)
+            for tick, seen, held in kept:
+                await operation.keep_observation(run, tick, seen, held)
             await journal.close()
         finally:
             await line.close()
@@ -94,6 +96,11 @@ def on(dsn: str, work: Callable[[Connection], Any]) -> Any:
             return await work(connection)
 
     return asyncio.run(play())
+
+
+def _now_and_then(state: State) -> bytes | None:
+    """Keep the state at the first turn and at every twentieth."""
+    return encode(state) if state.tick % 20 == 0 else None
 
 
 def replayed(capsys: pytest.CaptureFixture[str], dsn: str, *arguments: str) -> tuple[int, str, str]:
@@ -180,6 +187,12 @@ def test_a_turn_that_was_seen_but_never_journaled_ends_the_comparison(pg_dsn: st
     on(pg_dsn, lambda c: c.execute("DELETE FROM decision WHERE tick = 60"))
     found = on(pg_dsn, lambda c: compare(c, run))
     assert (found.same, found.divergence) == (59, None)
+
+
+def test_once_the_first_turns_are_deleted_it_begins_where_a_state_was_kept(pg_dsn: str, run: int) -> None:
+    on(pg_dsn, lambda c: c.execute("DELETE FROM observation WHERE tick < 30"))
+    found = on(pg_dsn, lambda c: compare(c, run))
+    assert (found.same, found.divergence) == (20, None)  # of the turns 41 to 60
 
 
 def test_what_cannot_be_made_again_is_said_in_one_sentence(

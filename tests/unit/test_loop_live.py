@@ -1,7 +1,8 @@
-"""A turn when the world is not as it should be: missing signals, work under way, failures, orders, changes by others."""
+"""A turn when the world is not as it should be: signals missing, work going on, failures, orders, changes by others."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,25 @@ import numpy as np
 import pytest
 from miniature import DEFAULTS, Stage, even, gpus, make_loop, service
 
-from partita.controller.commands import commands_for, signature
+from partita.controller.commands import after, commands_for, signature
 from partita.controller.loop import OnDrift, OnMissing, Settings, Turn
 from partita.controller.recording import decode, encode, recorded
 from partita.hookspecs import hookimpl
-from partita.model.cluster import Batching
+from partita.model.cluster import Batching, InstanceState, Status, instances_of
 from partita.model.load import Observation, Orders, Work
 from partita.model.plain import to_json
-from partita.model.plan import Acquire, Action, Budgets, Capacity, Command, Proposal, SetBatching, StartReplicas, target
+from partita.model.plan import (
+    Acquire,
+    Action,
+    Budgets,
+    Capacity,
+    Command,
+    Proposal,
+    SetBatching,
+    SetRoutes,
+    StartReplicas,
+    target,
+)
 from partita.ports import Capabilities
 
 SERVICES = (service("a"), service("b"))
@@ -209,10 +221,67 @@ def test_drift_is_repaired_by_default() -> None:
 def test_drift_is_adopted_where_that_is_the_rule() -> None:
     made, _ = stage(2, replace(DEFAULTS, on_drift=OnDrift.ADOPT))
     turn, commands = step(made, cluster=changed_by_hand(made))
-    assert commands == ()
+    assert {type(c) for c in commands} <= {SetRoutes}  # they say how the groups batch
     assert "adopted as the standing plan" in turn.decision.reason
     assert {b.max_batch for g in made.state.standing.sub_clusters for b in g.batching} == {3, None}
     assert made.state.wishes.batching["a"].max_batch == 3
+
+
+def test_what_was_adopted_is_turned_on_from() -> None:
+    made, wants = stage(2, replace(DEFAULTS, on_drift=OnDrift.ADOPT))
+    changed = changed_by_hand(made)
+    _, commands = step(made, cluster=changed)
+    for command in commands:
+        changed = after(changed, command)
+    turn, commands = step(made, cluster=changed)
+    assert (turn.decision.action, commands) == (Action.HOLD, ())
+    assert "adopted" not in turn.decision.reason
+    wants.number = 3
+    _, commands = step(made, cluster=changed)
+    assert [c.gpu for c in commands if isinstance(c, Acquire)] == ["gpu2"]
+
+
+@pytest.mark.parametrize("how", ["surplus", "mixed"])
+def test_what_is_no_plan_of_its_own_is_put_right_and_never_adopted_again_and_again(how: str) -> None:
+    made, wants = stage(2, replace(DEFAULTS, on_drift=OnDrift.ADOPT))
+    cluster = changed_by_hand(made)
+    if how == "surplus":
+        [extra] = instances_of(INVENTORY[3], None)
+        cluster = replace(cluster, instances=(*cluster.instances, InstanceState(extra, Status.READY)))
+    else:
+        first, second = made.observe().cluster.instances[:1], cluster.instances[1:]
+        cluster = replace(cluster, instances=(*first, *second))
+    wants.number = 3
+    turn, commands = step(made, cluster=cluster)
+    assert turn.decision.action is Action.ACT
+    assert [c.gpu for c in commands if isinstance(c, Acquire)] == ["gpu2"]
+
+
+def test_with_several_groups_none_loses_a_replica_while_a_signal_is_missing() -> None:
+    settings = replace(DEFAULTS, on_missing=OnMissing.OPEN)
+    services = (service("hot", memory_gib=60.0), service("cold", memory_gib=60.0))
+    made = Stage(
+        make_loop(services, gpus(8), {"p": Wants(6)}, settings=settings), (BUSY[0], BUSY[1][:20]), span_s=400.0
+    )
+    made.turns(6)
+    before = Counter(r.service for r in made.state.standing.replicas())
+    _, commands = step(made, missing={"log": "it is away"})
+    now = Counter(r.service for r in made.state.standing.replicas())
+    assert all(now[name] >= before[name] for name in before)
+    assert sum(now.values()) == 8
+    assert not {type(c).__name__ for c in commands} & {"Drain", "StopReplicas", "DestroyInstance", "Release"}
+
+
+def test_what_the_hands_take_for_good_is_what_a_failure_goes_back_to() -> None:
+    made, wants = stage(1)
+    wants.number = 3
+    commands = failing(made, 3)
+    good = made.state.standing
+    # The plan was carried out while nothing could be seen; then a repair of it fails.
+    work = Work(made.state.tick, (), "no power", 1, {signature(commands[0]): "no power"}, good)
+    made.state, _, commands = made.loop.step(made.state, replace(made.observe(), work=work, missing={"log": "away"}))
+    assert len(made.state.standing.gpus) == 3
+    assert not {type(c).__name__ for c in commands} & {"Drain", "Release"}
 
 
 def test_what_cannot_stand_is_not_adopted_but_repaired() -> None:

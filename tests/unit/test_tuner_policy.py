@@ -42,12 +42,14 @@ def propose(
     rates_rps: Sequence[float],
     standing: Plan,
     overheads: Overheads = NO_OVERHEADS,
+    now_s: float = 1000.0,
+    memory: object = None,
     **options: OptionValue,
 ) -> Proposal | None:
     """Ask the tuner; the rates are those that it sees at its quantile."""
-    near = example_forecast(services, [r / MEDIAN for r in rates_rps], made_at_s=1000.0)
-    seen = example_observation(services, [0.0] * len(services), standing, now_s=1000.0)
-    return tuner.propose_batching(services, seen, near, standing, overheads, {"quantile": 0.5, **options})
+    near = example_forecast(services, [r / MEDIAN for r in rates_rps], made_at_s=now_s)
+    seen = example_observation(services, [0.0] * len(services), standing, now_s=now_s)
+    return tuner.propose_batching(services, seen, near, standing, overheads, {"quantile": 0.5, **options}, memory)
 
 
 def wanted(services: Sequence[Service], rates_rps: Sequence[float], standing: Plan, **how: Any) -> list[Batching]:

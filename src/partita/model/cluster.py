@@ -105,6 +105,7 @@ class InstanceState:
     """An instance as observed: which services are loaded and ready, which still load, which are being drained.
 
     What drains is among `loaded`. `batching` says how the replicas batch, by service; one that is missing is not known.
+    `problem` says what is wrong with an instance that is only believed to be so, such as a server that does not answer.
     """
 
     instance: Instance
@@ -113,6 +114,7 @@ class InstanceState:
     loading: tuple[str, ...] = ()
     draining: tuple[str, ...] = ()
     batching: Mapping[str, Batching] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

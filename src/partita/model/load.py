@@ -126,7 +126,8 @@ class Work:
 
     `left` are the commands of decision `tick` that are not done yet. A plan that could not be carried out is undone:
     `failed` says why, and is told until the next decision that acts; `failures` counts them. `quarantine` names what
-    failed (a GPU, or the signature of a command) with the reason; no plan should need it.
+    failed (a GPU, or the signature of a command) with the reason; no plan should need it. `good` is the last plan that
+    was seen in place, None where nobody keeps track of it.
     """
 
     tick: int = 0
@@ -134,6 +135,7 @@ class Work:
     failed: str = ""
     failures: int = 0
     quarantine: Mapping[str, str] = field(default_factory=dict)
+    good: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ from partita.store.line import Lent, Line
 from partita.store.queries import query
 
 REPLAY_BATCH_TICKS = 256
+ANSWER_S = 20.0
+"""Seconds after which a database that does not answer counts as away."""
 
 _COLUMNS = {
     "forecast": ["run", "tick", "horizon", "made_at_s", "step_s", "model", "history_s", "services", "levels", "rps"],
@@ -101,19 +103,20 @@ class PostgresJournal:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what has come since the last batch, all of it or nothing."""
-        async with self._line.held(f"the journal of run {self.run}") as connection, atomically(connection):
+        """Write what has come since the last batch, all of it or nothing; what cannot be written is not tried again."""
+        batch, self._rows = self._rows, {table: [] for table in _COLUMNS}
+        doing = f"the journal of run {self.run}"
+        async with self._line.held(doing, within_s=ANSWER_S) as connection, atomically(connection):
             if self._leading is not None:
                 await require_leading(connection, self._leading)
-            for table, rows in self._rows.items():
+            for table, rows in batch.items():
                 if rows:
                     await copy_rows(connection, table, _COLUMNS[table], rows)
-        self._rows = {table: [] for table in _COLUMNS}
 
     async def close(self) -> None:
         """Write the rest and note the run's end."""
         await self.flush()
-        async with self._line.held(f"the end of run {self.run}") as connection:
+        async with self._line.held(f"the end of run {self.run}", within_s=ANSWER_S) as connection:
             await connection.execute(query("finish_run"), self.run)
 
 

@@ -44,7 +44,7 @@ class Leadership:
 
     def holds(self) -> bool:
         """Say whether we lead now, as far as can be known without asking."""
-        return self.term is not None and time.monotonic() < self._valid_until
+        return self.term is not None and _now_s() < self._valid_until
 
     def require(self) -> Term:
         """Return the term we lead; NotLeading if it is over."""
@@ -54,7 +54,7 @@ class Leadership:
 
     async def strive(self) -> bool:
         """Renew our term, or try to begin one; say whether we lead. StoreError if the database is away."""
-        asked_at = time.monotonic()
+        asked_at = _now_s()
         async with self._line.held("the leadership", within_s=self._term_s) as connection:
             number = await self._renewed(connection) if self.term is not None else None
             if number is None:
@@ -79,6 +79,11 @@ class Leadership:
         if term is not None:
             async with self._line.held("the end of a leadership", within_s=self._term_s) as connection:
                 await connection.execute(query("resign"), term.role, term.holder, term.number)
+
+
+def _now_s() -> float:
+    """Return a time that goes on while the machine is suspended, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 async def require_leading(connection: Connection, term: Term) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -32,12 +32,16 @@ Seen = object
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The plan in force, the decision that put it there, and the last plan that was seen in place."""
+    """The plan in force, the decision that put it there, and the last plan that was seen in place.
+
+    `need` is how many replicas of each service the near forecast needed then.
+    """
 
     run: int
     tick: int
     plan: Plan
     good: Plan
+    need: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,8 @@ class Operation:
             row = await connection.fetchrow(query("standing"), self._role)
         if row is None:
             return None
-        plan, good = (from_plain(Plan, json.loads(row[name])) for name in ("plan", "good"))
-        return Standing(row["run"], row["tick"], plan, good)
+        plan, good = (_plan(row[name], "the standing plan") for name in ("plan", "good"))
+        return Standing(row["run"], row["tick"], plan, good, json.loads(row["need"]))
 
     async def put_standing(self, standing: Standing) -> None:
         """Replace the plan in force."""
@@ -88,6 +92,7 @@ class Operation:
                 self._number,
                 to_json(standing.plan),
                 to_json(standing.good),
+                to_json(standing.need),
             )
 
     # The story of commands
@@ -183,7 +188,7 @@ class Operation:
         if rollback is None or rollback["detail"] is None:
             return Orders(paused), 0 if rollback is None else rollback["id"]
         reason = f"rollback by {rollback['by']} to the plan of decision {rollback['to_tick']}, run {rollback['to_run']}"
-        return Orders(paused, from_plain(Plan, json.loads(rollback["detail"])), reason), rollback["id"]
+        return Orders(paused, _plan(rollback["detail"], "the plan to roll back to"), reason), rollback["id"]
 
     async def take_rollbacks(self, number: int) -> None:
         """Note that the rollbacks up to this number have been decided on."""
@@ -192,15 +197,16 @@ class Operation:
 
     # What was seen, and who is there
 
-    async def keep_observations(self, run: int, observations: Sequence[tuple[int, bytes]]) -> None:
-        """Keep what turns saw, as (tick, encoded observation)."""
+    async def keep_observation(self, run: int, tick: int, seen: bytes, state: bytes | None) -> None:
+        """Keep what a turn saw, and now and then the state that the loop carried into it; both encoded."""
         async with self._writing("the record of observations") as connection:
-            await connection.executemany(query("add_observation"), [(run, tick, what) for tick, what in observations])
+            await connection.execute(query("add_observation"), run, tick, seen, state)
 
-    async def forget_observations(self, older_than_s: float, but_run: int) -> None:
-        """Delete what turns saw in runs that began so long ago."""
+    async def forget(self, observations_s: float) -> None:
+        """Delete what turns saw so long ago, and quarantines that are long over."""
         async with self._writing("the record of observations") as connection:
-            await connection.execute(query("forget_observations"), self._role, older_than_s, but_run)
+            await connection.execute(query("forget_observations"), self._role, observations_s)
+            await connection.execute(query("forget_quarantine"), self._role)
 
     async def report(self, holder: str, status: object) -> None:
         """Say how things are, for `partita status`; standbys do too."""
@@ -281,7 +287,13 @@ async def read_plan(connection: Connection, run: int, tick: int) -> Plan:
         row = await connection.fetchrow(query("plan_at"), run, tick)
     if row is None:
         raise StoreError(f"the journal holds no plan of decision {tick}, run {run}")
-    return from_plain(Plan, json.loads(row["detail"]))
+    return _plan(row["detail"], "the plan")
+
+
+async def lift_quarantine(connection: Connection, role: str) -> None:
+    """Let everything be tried again that had failed."""
+    with explained("the end of the quarantine"):
+        await connection.execute(query("lift_quarantine"), role)
 
 
 async def give_order(
@@ -468,12 +480,27 @@ async def read_last_observation(connection: Connection, role: str) -> tuple[int,
 
 
 async def read_observations(
-    connection: Connection, run: int, *, after_tick: int = -1, limit: int = 256
-) -> list[tuple[int, bytes]]:
-    """Return what turns of a run saw, in order; tick 0 is the state that the loop began with."""
+    connection: Connection, run: int, *, after_tick: int, limit: int = 256
+) -> list[tuple[int, bytes, bytes | None]]:
+    """Return what turns of a run saw, in order, as (tick, observation, the state it was seen in if that was kept)."""
     with explained("the look at what was observed"):
         rows = await connection.fetch(query("observations"), run, after_tick, limit)
-    return [(row["tick"], row["detail"]) for row in rows]
+    return [(row["tick"], row["detail"], row["state"]) for row in rows]
+
+
+async def read_first_kept(connection: Connection, run: int) -> int | None:
+    """Return the first turn of a run from which its decisions can be made again, or None if nothing is kept."""
+    with explained("the look at what was observed"):
+        tick: int | None = await connection.fetchval(query("first_kept"), run)
+    return tick
+
+
+def _plan(text: str, what: str) -> Plan:
+    """Read a plan back; StoreError if another version wrote it in a way that this one cannot read."""
+    try:
+        return from_plain(Plan, json.loads(text))
+    except (TypeError, ValueError) as problem:
+        raise StoreError(f"{what} was written by another version of Partita: {problem}") from None
 
 
 async def read_recorded_decision(connection: Connection, run: int, tick: int) -> dict[str, Any] | None:

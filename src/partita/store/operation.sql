@@ -1,10 +1,11 @@
 -- Leadership, the story of commands, and what else a controller at work keeps. $1 … are the arguments.
 
 -- name: campaign
+-- Terms are counted from the clock, so that they go on rising where the database was lost: executors refuse older ones.
 INSERT INTO leader (role, holder, term, until)
-VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 second')
+VALUES ($1, $2, extract(epoch FROM clock_timestamp())::bigint, clock_timestamp() + $3 * interval '1 second')
 ON CONFLICT (role) DO UPDATE
-SET holder = excluded.holder, term = leader.term + 1, until = excluded.until
+SET holder = excluded.holder, term = greatest(leader.term + 1, excluded.term), until = excluded.until
 WHERE leader.until < clock_timestamp()
 RETURNING term;
 
@@ -41,7 +42,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8);
 -- name: set_command_state
 UPDATE command
 SET state = $4, claimed_by = coalesce($5, claimed_by), problem = $6,
-    finished_at = CASE WHEN $4 IN ('done', 'failed', 'undone') THEN clock_timestamp() END
+    finished_at = CASE WHEN $4 IN ('done', 'failed', 'replaced', 'undone') THEN clock_timestamp() END
 WHERE run = $1 AND tick = $2 AND position = $3;
 
 -- name: last_attempts
@@ -51,25 +52,29 @@ SELECT position, max(attempt) AS attempt FROM command_event WHERE run = $1 AND t
 SELECT position, attempt, term, event, at, seen, problem FROM command_event WHERE run = $1 AND tick = $2 ORDER BY id;
 
 -- name: put_standing
-INSERT INTO standing (role, run, tick, term, plan, good) VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb)
+INSERT INTO standing (role, run, tick, term, plan, good, need)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb, $7::jsonb)
 ON CONFLICT (role) DO UPDATE
 SET run = excluded.run, tick = excluded.tick, term = excluded.term, plan = excluded.plan, good = excluded.good,
-    at = clock_timestamp();
+    need = excluded.need, at = clock_timestamp();
 
 -- name: standing
-SELECT run, tick, term, plan, good, at FROM standing WHERE role = $1;
+SELECT run, tick, term, plan, good, need, at FROM standing WHERE role = $1;
 
 -- name: strike
 INSERT INTO quarantine (role, subject, reason, until) VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 second')
 ON CONFLICT (role, subject) DO UPDATE
-SET reason = excluded.reason, strikes = quarantine.strikes + 1,
-    until = clock_timestamp() + least($4 * power(2, least(quarantine.strikes, 10)), 86400) * interval '1 second';
+SET reason = excluded.reason,
+    strikes = CASE WHEN quarantine.until < clock_timestamp() - interval '1 day' THEN 1 ELSE quarantine.strikes + 1 END,
+    until = clock_timestamp() + interval '1 second' * least(86400, $4 * power(2,
+        CASE WHEN quarantine.until < clock_timestamp() - interval '1 day' THEN 0 ELSE least(quarantine.strikes, 10) END));
 
 -- name: quarantined
-SELECT subject, reason, strikes, until FROM quarantine WHERE role = $1 AND until > clock_timestamp() ORDER BY subject;
+SELECT subject, reason, strikes, until FROM quarantine WHERE role = $1 AND until > clock_timestamp()
+ORDER BY subject LIKE '% %', subject;
 
--- name: release_quarantine
-DELETE FROM quarantine WHERE role = $1 AND ($2::text IS NULL OR subject = $2);
+-- name: lift_quarantine
+DELETE FROM quarantine WHERE role = $1;
 
 -- name: add_order
 INSERT INTO operator_order (role, kind, by, reason, to_run, to_tick) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id;
@@ -91,14 +96,20 @@ WHERE role = $1 AND kind = 'rollback' AND taken_at IS NULL AND id <= $2;
 SELECT id, kind, by, reason, to_run, to_tick, at, taken_at FROM operator_order WHERE role = $1 ORDER BY id DESC LIMIT $2;
 
 -- name: add_observation
-INSERT INTO observation (run, tick, detail) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+INSERT INTO observation (run, tick, detail, state) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING;
 
 -- name: observations
-SELECT tick, detail FROM observation WHERE run = $1 AND tick > $2 ORDER BY tick LIMIT $3;
+SELECT tick, detail, state FROM observation WHERE run = $1 AND tick > $2 ORDER BY tick LIMIT $3;
+
+-- name: first_kept
+SELECT min(tick) FROM observation WHERE run = $1 AND state IS NOT NULL;
 
 -- name: forget_observations
 DELETE FROM observation o USING run r
-WHERE o.run = r.id AND r.role = $1 AND r.started_at < clock_timestamp() - $2 * interval '1 second' AND r.id <> $3;
+WHERE o.run = r.id AND r.role = $1 AND o.at < clock_timestamp() - $2 * interval '1 second';
+
+-- name: forget_quarantine
+DELETE FROM quarantine WHERE role = $1 AND until < clock_timestamp() - interval '1 day';
 
 -- name: put_page
 INSERT INTO page (role, term, detail) VALUES ($1, $2, $3::jsonb)
