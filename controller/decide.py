@@ -14,8 +14,8 @@ def choose(standing: Appraisal, others: Sequence[Appraisal], objective: Objectiv
     First come attainment targets: a plan that meets them in rehearsal beats one that does not. If none meets them, one
     that misses less does; where no GPU is added, by more than the objective's margin and the rehearsal's error, since
     two batchings that are as good must not take turns. What is no better in this sense is left aside, and keeps no
-    other plan back. Among plans that meet them the cheapest wins, the cost of the change included, if it saves more than
-    the margin. Ties go to fewer commands, then to the label.
+    other plan back. Among plans that meet them the cheapest wins, the cost of the change included, if it saves more
+    than the margin. Ties go to fewer commands, then to the label.
     """
     allowed = [a for a in others if not a.rejected]
     if not allowed:

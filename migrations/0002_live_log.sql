@@ -1,8 +1,10 @@
 -- The live request log: what gateways write in batches, and what lets a follower know how far it is complete.
 
--- Whoever logs: one process of a gateway. `life` is which start of it; its batches have the numbers life * 2^32 + 1, 2, …
--- `until` is its promise: everything it will ever log that arrived before has been written. It never goes back. It gave
--- up the rows of `thinned` requests and logged their counts only; `lost` ones it gave up altogether.
+-- Whoever logs: one process of a gateway. `life` is which start of it; its batches have the numbers life * 2^32 + 1,
+-- 2, … `until` is its promise: everything it will ever log that arrived before has been written. It never goes back.
+-- `earlier` is what its earlier lives logged that no watermark has passed yet. It gave up the rows of `thinned`
+-- requests and logged their counts only; `lost` ones it gave up altogether. If `lost_s` is set, it counts as lost
+-- when unseen for so long, where a follower does not say less.
 CREATE TABLE log_writer (
     writer     text PRIMARY KEY,
     life       bigint NOT NULL,
@@ -10,6 +12,8 @@ CREATE TABLE log_writer (
     until      timestamptz,
     seen_at    timestamptz NOT NULL,
     closed     boolean NOT NULL DEFAULT false,
+    lost_s     double precision,
+    earlier    tstzmultirange NOT NULL DEFAULT '{}',
     last_batch bigint NOT NULL,
     rows       bigint NOT NULL DEFAULT 0,
     rejected   bigint NOT NULL DEFAULT 0,
@@ -18,12 +22,14 @@ CREATE TABLE log_writer (
     duplicates bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
--- Batches that were written, so that one sent again changes nothing. Only the last thousand numbers of a writer are kept;
--- anything older is taken for a repetition.
+-- Batches that were written, so that one sent again changes nothing. Only the last thousand numbers of a life are kept;
+-- anything older is taken for a repetition. Those of earlier lives stay as long as a batch sent again could be taken: a
+-- process that was replaced may have been frozen since before it heard that its batch was written.
 CREATE TABLE log_batch (
-    writer text NOT NULL,
-    batch  bigint NOT NULL,
-    taken  bigint NOT NULL DEFAULT 0,
+    writer     text NOT NULL,
+    batch      bigint NOT NULL,
+    taken      bigint NOT NULL DEFAULT 0,
+    written_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (writer, batch)
 );
 
@@ -64,8 +70,9 @@ CREATE TABLE log_gap (
 
 -- Writing -------------------------------------------------------------------------------------------------------------
 
--- Begin a life of a writer and return the number of its first batch. An older process of this name is refused from now on.
-CREATE FUNCTION log_open(writer text) RETURNS bigint
+-- Begin a life of a writer and return the number of its first batch. An older process of this name is refused from
+-- now on.
+CREATE FUNCTION log_open(writer text, lost_s double precision DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     opened bigint;
@@ -73,11 +80,16 @@ BEGIN
     IF coalesce(length(log_open.writer), 0) NOT BETWEEN 1 AND 200 THEN
         RAISE EXCEPTION 'a writer needs a name of 1 to 200 characters' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    INSERT INTO log_writer AS w (writer, life, since, seen_at, last_batch)
-    VALUES (log_open.writer, 1, clock_timestamp(), clock_timestamp(), 1::bigint << 32)
+    IF NOT (log_open.lost_s > 0 AND log_open.lost_s < 'Infinity') THEN
+        RAISE EXCEPTION 'lost_s must be a positive number of seconds' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO log_writer AS w (writer, life, since, seen_at, lost_s, last_batch)
+    VALUES (log_open.writer, 1, clock_timestamp(), clock_timestamp(), log_open.lost_s, 1::bigint << 32)
     ON CONFLICT ON CONSTRAINT log_writer_pkey DO UPDATE
     SET life = w.life + 1, since = clock_timestamp(), seen_at = clock_timestamp(), closed = false,
-        last_batch = (w.life + 1) << 32
+        lost_s = excluded.lost_s, last_batch = (w.life + 1) << 32,
+        earlier = (w.earlier + tstzmultirange(tstzrange(w.since, greatest(w.since, w.until))))
+                  * tstzmultirange(tstzrange((SELECT m.until FROM watermark m WHERE m.source = 0), NULL))
     RETURNING life INTO opened;
     RETURN (opened << 32) + 1;
 END
@@ -157,14 +169,16 @@ BEGIN
     END IF;
     UPDATE log_writer w
     SET until = CASE WHEN log_end.until IS NULL THEN w.until
-                     ELSE greatest(w.until, least(log_end.until, clock_timestamp())) END, seen_at = clock_timestamp(), closed = false,
+                     ELSE greatest(w.until, least(log_end.until, clock_timestamp())) END,
+        seen_at = clock_timestamp(), closed = false,
         last_batch = greatest(w.last_batch, log_end.batch), life = greatest(w.life, log_end.batch >> 32),
         rows = w.rows + log_end.taken, lost = w.lost + log_end.lost,
         thinned = w.thinned + log_end.thinned,
         rejected = w.rejected + coalesce((SELECT sum(n) FROM unnest(log_end.refused) n), 0)
     WHERE w.writer = log_end.writer;
     IF log_end.batch % 64 = 0 THEN
-        DELETE FROM log_batch b WHERE b.writer = log_end.writer AND b.batch <= log_end.batch - 1000;
+        DELETE FROM log_batch b
+        WHERE b.writer = log_end.writer AND b.batch BETWEEN log_end.batch >> 32 << 32 AND log_end.batch - 1000;
     END IF;
 END
 $$;
@@ -186,7 +200,7 @@ LANGUAGE sql AS $$
     ON CONFLICT (name) DO NOTHING;
 $$;
 
--- What gateways call that do not use the Python client --------------------------------------------------------------------
+-- What gateways call that do not use the Python client ----------------------------------------------------------------
 
 -- Log requests; return how many were taken (of a repeated batch: had been taken). A null array is a column that was not
 -- recorded; so is a null, and a size of NaN. Rows that cannot be are refused one by one, by reason.
@@ -340,21 +354,25 @@ $$;
 
 -- Following -----------------------------------------------------------------------------------------------------------
 
--- Move the watermark of the live log as far as every live writer has promised, in whole seconds, never back and never past
--- the present, and return it; null while nobody has ever promised. A writer not seen for `lost_s` holds it no longer, nor
--- does one that has said goodbye; when all have, the log is complete until the last one's goodbye.
--- Where it passes a time before the present life of the first live writer, nobody was logging.
+-- Move the watermark of the live log as far as every live writer has promised, in whole seconds, never back and
+-- never past the present, and return it; null while nobody has ever promised. A live writer that has promised
+-- nothing yet holds it where it began. A writer not seen for `lost_s` (its own, if that is less) holds it no longer,
+-- nor does one that has said goodbye; when all have, the log is complete until the last one's goodbye. Where it
+-- passes a time that no writer has logged, it leaves a gap.
 CREATE FUNCTION move_live_watermark(lost_s double precision) RETURNS timestamptz
 LANGUAGE plpgsql AS $$
 DECLARE
     stood  timestamptz := (SELECT m.until FROM watermark m WHERE m.source = 0);
     wanted timestamptz;
-    opened timestamptz;
+    logged tstzmultirange;
 BEGIN
-    SELECT CASE WHEN bool_and(w.closed) THEN max(w.until) ELSE min(w.until) FILTER (WHERE NOT w.closed) END,
-           coalesce(min(w.since) FILTER (WHERE NOT w.closed), min(w.since))
-    INTO wanted, opened
-    FROM log_writer w WHERE w.closed OR w.seen_at >= clock_timestamp() - lost_s * interval '1 second';
+    SELECT CASE WHEN bool_and(w.closed) THEN max(w.until)
+                WHEN bool_or(NOT w.closed AND w.until IS NOT NULL)
+                THEN min(coalesce(w.until, w.since)) FILTER (WHERE NOT w.closed) END
+    INTO wanted
+    FROM log_writer w
+    WHERE w.closed
+       OR w.seen_at >= clock_timestamp() - least(w.lost_s, move_live_watermark.lost_s) * interval '1 second';
     IF wanted IS NULL THEN  -- asked first, since least() of a null and a time is the time
         RETURN stood;
     END IF;
@@ -362,26 +380,78 @@ BEGIN
     IF wanted <= stood THEN
         RETURN stood;
     END IF;
-    IF opened > coalesce(stood, '-infinity') THEN
-        INSERT INTO log_gap (begins, ends)
-        VALUES (coalesce(stood, '-infinity'), least(wanted, date_trunc('second', opened)))
-        ON CONFLICT (begins) DO UPDATE SET ends = excluded.ends;
-    END IF;
+    SELECT coalesce(range_agg(l.span), '{}') INTO logged
+    FROM (SELECT tstzrange(w.since, w.until) FROM log_writer w WHERE w.until > w.since
+          UNION ALL SELECT unnest(w.earlier) FROM log_writer w) l (span);
+    INSERT INTO log_gap (begins, ends)
+    SELECT g.begins, g.ends
+    FROM (SELECT date_trunc('second', lower(hole)), date_trunc('second', upper(hole))
+          FROM unnest(tstzmultirange(tstzrange(coalesce(stood, '-infinity'), wanted)) - logged) hole) g (begins, ends)
+    WHERE g.begins < g.ends
+    ON CONFLICT (begins) DO UPDATE SET ends = excluded.ends;
     INSERT INTO watermark (source, until) VALUES (0, wanted) ON CONFLICT (source) DO UPDATE SET until = excluded.until;
     RETURN wanted;
 END
 $$;
 
--- Make the partitions of today and tomorrow, and summarise the block ranges written since the last time, so that the
--- latest requests are found without reading the day. Forget the batches of writers not seen for a day (what they might
--- send again would be refused as old), and after a month the writers.
-CREATE FUNCTION tend_live_log() RETURNS void
+-- As before, but only the parent is locked: work on one day, such as a long vacuum, must not keep the next from
+-- being made.
+CREATE OR REPLACE FUNCTION ensure_partitions(from_ts timestamptz, to_ts timestamptz) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    day  timestamptz := date_trunc('day', from_ts, 'UTC');
+    name text;
+    made integer := 0;
+BEGIN
+    -- Where an extension has taken the table over, partitions are its business.
+    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = 'request_log'::regclass AND relkind = 'p') THEN
+        RETURN 0;
+    END IF;
+    WHILE day <= to_ts LOOP
+        name := 'request_log_' || to_char(day AT TIME ZONE 'UTC', 'YYYYMMDD');
+        IF to_regclass(name) IS NULL THEN
+            LOCK TABLE ONLY request_log IN SHARE UPDATE EXCLUSIVE MODE;
+            IF to_regclass(name) IS NULL THEN
+                EXECUTE format('CREATE TABLE %I (LIKE request_log INCLUDING DEFAULTS)', name);
+                EXECUTE format('ALTER TABLE request_log ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                               name, day, day + interval '24 hours');
+                made := made + 1;
+            END IF;
+        END IF;
+        day := day + interval '24 hours';
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+-- What a follower does now and then. These are three functions, since each gives up when somebody is in the way, and
+-- takes back what it had done: what is in the way of one must not undo another.
+
+-- Make the partitions of today and tomorrow.
+CREATE FUNCTION prepare_live_log() RETURNS void
+LANGUAGE sql SET lock_timeout = '200ms' AS $$
+    SELECT ensure_partitions(now(), now() + interval '1 day');
+$$;
+
+-- Forget batches that could only be refused as old if they were sent again: those of writers not seen for a day, and
+-- those of earlier lives that are a day old. Forget writers after a month.
+CREATE FUNCTION forget_live_log() RETURNS void
 LANGUAGE plpgsql SET lock_timeout = '200ms' AS $$
 BEGIN
-    PERFORM ensure_partitions(now(), now() + interval '1 day');
-    DELETE FROM log_batch b USING log_writer w WHERE b.writer = w.writer AND w.seen_at < now() - interval '25 hours';
+    DELETE FROM log_batch b USING log_writer w
+    WHERE b.writer = w.writer
+      AND (w.seen_at < now() - interval '25 hours'
+           OR b.batch < w.life << 32 AND b.written_at < now() - interval '25 hours');
     DELETE FROM log_reject r USING log_writer w WHERE r.writer = w.writer AND w.seen_at < now() - interval '30 days';
     DELETE FROM log_writer w WHERE w.seen_at < now() - interval '30 days';
+END
+$$;
+
+-- Summarise the block ranges written since the last time, so that the latest requests are found without reading the
+-- day.
+CREATE FUNCTION summarise_live_log() RETURNS void
+LANGUAGE plpgsql SET lock_timeout = '200ms' AS $$
+BEGIN
     PERFORM brin_summarize_new_values(i.indexrelid)
     FROM (SELECT DISTINCT to_regclass('request_log_' || to_char(t AT TIME ZONE 'UTC', 'YYYYMMDD'))
           FROM unnest(ARRAY[now() - interval '2 minutes', now()]) t) p (part)

@@ -209,8 +209,8 @@ def _held(group: SubCluster, members: Sequence[Member], asked: Mapping[str, Any]
     if not any(n["at_s"] > since_s and str(b) in n["tried"] for n, (_, b) in zip(notes, pairs, strict=True)):
         return False
     a_request = [m.run(b) / b for m, b in ((m, min(b.max_batch or 1, len(m.run_s))) for m, b in pairs)]
-    before = sum(n["share_rps"] * s for n, s in zip(notes, a_request, strict=True))
-    moved = sum(abs(m.share_rps - n["share_rps"]) * s for m, n, s in zip(members, notes, a_request, strict=True))
+    before: float = sum(n["share_rps"] * s for n, s in zip(notes, a_request, strict=True))
+    moved: float = sum(abs(m.share_rps - n["share_rps"]) * s for m, n, s in zip(members, notes, a_request, strict=True))
     return moved <= max(MOVED * before, LEAST_MOVED)
 
 
@@ -258,7 +258,8 @@ def _batching(group: SubCluster, members: Sequence[Member], sizes: Sequence[int]
             hides = len(members) == 1 and member.lead_s[batch - 1] > HIDDEN * member.run(batch)
             options["instances"] = 2 if hides else 1
             line = 2 * line if hides else shared
-        queue_ms = _whole_ms(max(member.budget_s - member.lead_s[batch - 1] - line, member.budget_s / 10, LEAST_S))
+        least_s = min(max(member.budget_s / 10, LEAST_S), member.left_s(batch))
+        queue_ms = _whole_ms(max(member.budget_s - member.lead_s[batch - 1] - line, least_s))
         options["queue_timeout_ms"] = queue_ms
         delay_s = max(min(gather, queue_ms / 1e3 - SOONER_S, member.left_s(batch) - front), 0.0) if wait else 0.0
         made[member.name] = Batching(before.discipline, _whole_ms(delay_s) / 1e3, batch, tuple(sorted(options.items())))

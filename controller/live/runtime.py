@@ -42,10 +42,11 @@ def serve_runtime(file: ClusterFile, *, host: str, port: int, dsn: str | None, l
         sinks.append(AsyncRequestLog(dsn, writer=f"runtime {socket.gethostname()}:{port}"))
     if log_file is not None:
         sinks.append(JsonLines(log_file))
+    known = known_disciplines(PluginHost.load())
     serve(
         settings,
-        known_disciplines(PluginHost.load()),
-        PoolMaker(services, file.overheads()).pool,
+        known,
+        PoolMaker(services, file.overheads(), known).pool,
         sink=_Both(sinks) if sinks else None,
         on_ready=lambda url: click.echo(f"Serving {len(services)} services at {url} (process {os.getpid()})."),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.controller.live_demo.case import MODELS, Overhead, Step
+from partita.controller.live_demo.case import MODELS, Overhead
 from partita.controller.live_demo.gateway import Played
+from partita.controller.live_demo.load import Step
 
 CALIBRATION_S = 9.0
 CALIBRATION = (

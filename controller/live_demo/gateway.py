@@ -20,8 +20,10 @@ from partita.controller.live_demo.load import Load
 
 GIVE_UP_S = 0.6
 """After this a client has gone and the request is logged as not answered; what becomes of it is still measured."""
-KEPT_OPEN = 128
+KEPT_OPEN, OPEN_S = 64, 30.0
 SWEEP_S = 0.05
+_FREE, _GREETING = -1, -2
+"""What a connection carries when it carries no request of the load."""
 
 Answer = tuple[int, float, float]
 """Batch, and when it began and ended (unix time, NaN: not told)."""
@@ -29,11 +31,15 @@ Answer = tuple[int, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where a server takes requests: its address, the bytes to send for each service, and how answers are read."""
+    """Where a server takes requests: its address, the bytes to send for each service, and how answers are read.
+
+    `greeting` is sent on each connection that is opened beforehand; its answer is not looked at.
+    """
 
     url: str
     requests: tuple[bytes, ...]
     read: Callable[[bytes], Answer]
+    greeting: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +76,7 @@ class _Connection(asyncio.Protocol):
         self._done = done
         self._received = bytearray()
         self._transport: asyncio.WriteTransport | None = None
-        self.request = -1
+        self.request = _FREE
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -92,12 +98,12 @@ class _Connection(asyncio.Protocol):
             return
         status, body = int(head.split(b" ", 2)[1]), bytes(self._received[end + 4 : end + 4 + length])
         self._received.clear()
-        request, self.request = self.request, -1
+        request, self.request = self.request, _FREE
         self._done(self, request, status, body)
 
     def connection_lost(self, problem: Exception | None) -> None:
         self._transport = None
-        request, self.request = self.request, -1
+        request, self.request = self.request, _FREE
         if request >= 0:
             self._done(self, request, 0, b"")
 
@@ -122,12 +128,16 @@ class Gateway:
         self._opening: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Gateway:
-        """Open connections, so that no request waits for that: all at once, which spreads them over the server's threads.
-
-        Triton gives a new connection to its first thread that has nothing to do, so that connections opened one by one
-        all end up on the same, where a load call keeps them waiting for as long as it takes.
-        """
-        self._idle = list(await asyncio.gather(*(self._connect() for _ in range(KEPT_OPEN))))
+        """Open connections, so that no request waits for that, and wait until the server is done with them."""
+        for _ in range(KEPT_OPEN):
+            connection = await self._connect()
+            if self._door.greeting:
+                connection.send(_GREETING, self._door.greeting)
+            else:
+                self._idle.append(connection)
+        async with asyncio.timeout(OPEN_S):
+            while len(self._idle) < KEPT_OPEN:
+                await asyncio.sleep(SWEEP_S)
         return self
 
     async def __aexit__(self, *problem: object) -> None:
@@ -201,7 +211,8 @@ class Gateway:
     def _answered(self, connection: _Connection, n: int, status: int, body: bytes) -> None:
         if connection.usable:
             self._idle.append(connection)
-        self._settle(n, status, body)
+        if n >= 0:
+            self._settle(n, status, body)
 
     def _settle(self, n: int, status: int, body: bytes) -> None:
         played = self._played

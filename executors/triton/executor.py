@@ -20,6 +20,7 @@ from partita.errors import Busy, ConfigError, ExecutionError, Failed, Unsupporte
 from partita.executors.triton.api import Away, Endpoint, Refused, TritonApi
 from partita.executors.triton.batching import DISCIPLINES, knobs_for, read_batching
 from partita.executors.triton.loading import Models, Patience, Reload, Wish
+from partita.executors.triton.open_loads import OpenLoads
 from partita.model.cluster import Batching, ClusterState, Gpu, Instance, InstanceState, Status, instances_of
 from partita.model.plan import (
     Acquire,
@@ -108,8 +109,8 @@ class TritonExecutor:
     async def observe(self) -> ClusterState:
         """Look at the cluster as it is now; Failed if no server of it answers.
 
-        An instance whose server is away is shown as still loading what its sub-clusters want there: it is not ready,
-        yet nothing is commanded at it until it has answered again.
+        An instance whose server is away is shown as still loading what its sub-clusters want there, with the problem:
+        it is not ready, yet nothing is commanded at it until it has answered again.
         """
         page = await self._book.read()
         places = list(self._gpus)
@@ -117,7 +118,8 @@ class TritonExecutor:
         seen = await _gathered(self._look(instance, page) for instance in instances)
         if instances and not any(isinstance(s, InstanceState) for s in seen):
             raise Failed(f"no Triton server answers: {seen[0]}", command=None)
-        states = (s if isinstance(s, InstanceState) else _unseen(i, page) for i, s in zip(instances, seen, strict=True))
+        both = zip(instances, seen, strict=True)
+        states = (s if isinstance(s, InstanceState) else _unseen(i, page, s) for i, s in both)
         held = tuple(gpu for gpu in places if gpu in page.held)
         return ClusterState(held, tuple(states), page.sub_clusters, page.routes)
 
@@ -166,7 +168,7 @@ class TritonExecutor:
     async def _version(self, gpu: str) -> str:
         try:
             return await self._api(gpu).version()
-        except Away:
+        except (Away, Refused):
             return ""
 
     # What is done ---------------------------------------------------------------------------------------------------
@@ -300,7 +302,7 @@ class TritonExecutor:
         if gpu not in self._endpoints:
             raise Failed(f"there is no Triton server for GPU {gpu}", command=None)
         if self._session is None:
-            self._session = aiohttp.ClientSession()
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         if gpu not in self._apis:
             patience = self._patience
             self._apis[gpu] = TritonApi(
@@ -310,13 +312,15 @@ class TritonExecutor:
 
     def _models_of(self, gpu: str) -> Models:
         if gpu not in self._models:
-            self._models[gpu] = Models(self._api(gpu), patience=self._patience, reload=self._reload)
+            loads = OpenLoads(self._book, self._editing, gpu)
+            self._models[gpu] = Models(self._api(gpu), loads, patience=self._patience, reload=self._reload)
         return self._models[gpu]
 
 
-def _unseen(instance: Instance, page: Page) -> InstanceState:
+def _unseen(instance: Instance, page: Page, problem: Failed) -> InstanceState:
     wanted = (group.services for group in page.sub_clusters if instance in group.instances)
-    return InstanceState(instance, Status.LOADING, loading=tuple(s for services in wanted for s in services))
+    loading = tuple(s for services in wanted for s in services)
+    return InstanceState(instance, Status.LOADING, loading=loading, problem=str(problem))
 
 
 def _check_held(page: Page, gpu: str) -> None:

@@ -1,20 +1,25 @@
 """Changing the models of one server: load, change, drain and unload, each looked at afterwards and undone if wrong.
 
 What is done in order: the configuration is read, the wanted fields changed, the whole sent back, the outcome read back
-and compared. A call without an answer has an unknown outcome; it is left running, and no second load of that model is
-sent before it has ended.
+and compared. A load without an answer has an unknown outcome; it is left running, and no second load of that model is
+sent before it has ended, whoever sent it. So a load over a model that serves is noted in the book before it is sent;
+one of a model that does not needs no note, because the server shows such a model as loading.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from hashlib import sha256
+from typing import Any, Literal, Protocol
 
-from partita.errors import Busy, ExecutionError, Failed
-from partita.executors.triton.api import Away, Refused, TritonApi
+from partita.errors import Busy, ExecutionError, Failed, StoreError
+from partita.executors.triton.api import Away, Interface, Refused, Rejected, TritonApi, Unreachable
 from partita.executors.triton.batching import (
     Config,
     check_change,
@@ -24,6 +29,7 @@ from partita.executors.triton.batching import (
     only_instances_differ,
 )
 from partita.model.cluster import Batching
+from partita.ports import OpenLoad
 
 Reload = Literal["in_place", "unload_first"]
 """How a loaded model gets another configuration: by a load over it, which loses no request, or after an unload."""
@@ -33,8 +39,8 @@ Reload = Literal["in_place", "unload_first"]
 class Patience:
     """How long to wait, in seconds.
 
-    For any call but a load; for a load; for a load that nobody waits for any more; until an unloaded model is gone;
-    until a drained one is idle, which it must have been for `quiet_s` (longer than gateways take to learn of new
+    For any call but a load; for a load; until a load of unknown outcome counts as ended; until an unloaded model is
+    gone; until a drained one is idle, which it must have been for `quiet_s` (longer than gateways take to learn of new
     routes); and between two looks.
     """
 
@@ -57,13 +63,30 @@ class Wish:
     probe: Mapping[str, Any] | None = None
 
 
+class Loads(Protocol):
+    """The loads of one server of which nobody has seen the end, where the next controller finds them."""
+
+    async def find(self, model: str) -> OpenLoad | None:
+        """Return a model's load, None if there is none."""
+        ...
+
+    async def note(self, model: str, over: str, until_s: float, *, term: int) -> None:
+        """Note that a load is about to be sent; Failed if a later term has acted."""
+        ...
+
+    async def forget(self, model: str, *, term: int) -> None:
+        """Note that a model's load has ended."""
+        ...
+
+
 class Models:
     """The models of one server; one change of a model at a time."""
 
-    def __init__(self, api: TritonApi, *, patience: Patience, reload: Reload) -> None:
-        self._api, self._patience, self._reload = api, patience, reload
+    def __init__(self, api: TritonApi, loads: Loads, *, patience: Patience, reload: Reload) -> None:
+        self._api, self._open, self._patience, self._reload = api, loads, patience, reload
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._sent: dict[str, tuple[float, asyncio.Task[None]]] = {}
+        """Model -> its last load, and until when it counts as open."""
 
     async def start(self, model: str, wish: Wish) -> None:
         """Load a model with the batching wished; one that is loaded is only changed.
@@ -75,11 +98,11 @@ class Models:
             if (await self._settled_state(model)) == "READY":
                 await self._adjust(model, wish)
                 return
-            await self._load(model, None, self._is_ready)
+            await self._load(model, None, self._is_ready, wish.term)
             try:
                 await self._adjust(model, wish)
             except ExecutionError:
-                if not self._is_loading(model):
+                if not await self._is_loading(model):
                     await self._unload(model)
                 raise
 
@@ -93,7 +116,7 @@ class Models:
     async def stop(self, model: str) -> None:
         """Unload a model and wait until it is gone; Busy if it is not by then."""
         async with self._locks[model]:
-            self._check_no_load(model)
+            await self._check_no_load(model)
             await self._unload(model)
 
     async def drain(self, model: str) -> None:
@@ -111,10 +134,11 @@ class Models:
                 last, quiet_since = seen, loop.time()
 
     async def close(self) -> None:
-        """Let go of loads that are still waited for; the server goes on with them."""
-        for task in self._loads.values():
+        """Let go of loads that are still waited for; the server goes on with them, and the book knows of them."""
+        tasks = [task for _, task in self._sent.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _adjust(self, model: str, wish: Wish) -> None:
         before = await self._api.config(model)
@@ -124,66 +148,101 @@ class Models:
         after = next_config(before, wish.batching, term=wish.term, slo_s=wish.slo_s)
         if after == before:
             return
+        await self._check_no_load(model)
         check_change(before, after)
         unloads = self._reload == "unload_first" and not only_instances_differ(before, after)
-        interface = _interface(await self._api.metadata(model))
+        interface = await self._api.interface(model)
         if unloads:
             await self._unload(model)
         try:
-            await self._load(model, after, lambda name: self._has(name, after))
+            await self._load(model, after, lambda name: self._has(name, after), wish.term)
         except Refused as problem:
             if unloads:
-                await self._restore(model, before, str(problem))
+                await self._restore(model, before, str(problem), wish.term)
             raise
         if (wrong := await self._wrong(model, after, interface, wish.probe)) is not None:
-            await self._restore(model, before, wrong)
+            await self._restore(model, before, wrong, wish.term)
             raise Failed(f"model {model} at {self._api.url}: {wrong}; its former configuration is back", command=None)
 
-    async def _restore(self, model: str, before: Config, why: str) -> None:
+    async def _restore(self, model: str, before: Config, why: str, term: int) -> None:
         try:
-            await self._load(model, before, lambda name: self._has(name, before))
+            await self._load(model, before, lambda name: self._has(name, before), term)
         except ExecutionError as problem:
             text = f"model {model} at {self._api.url}: {why}; its former configuration could not be put back: {problem}"
             raise Failed(text, command=None) from problem
 
-    async def _wrong(self, model: str, sent: Config, interface: object, probe: Mapping[str, Any] | None) -> str | None:
-        """Say what is not as it should be after a load, None if all is well."""
+    async def _wrong(
+        self, model: str, sent: Config, interface: Interface, probe: Mapping[str, Any] | None
+    ) -> str | None:
+        """Say what is not as it should be after a load, None if all is well; Away if that cannot be told."""
         try:
             if found := difference(sent, await self._api.config(model)):
                 return f"the configuration did not take: {found}"
-            if (seen := _interface(await self._api.metadata(model))) != interface:
+            if (seen := await self._api.interface(model)) != interface:
                 return f"its inputs and outputs became {seen}"
             if not await self._api.ready(model):
                 return "it is not ready"
-            if probe is not None:
-                await self._api.infer(model, probe)
-        except Failed as problem:
+            return None if probe is None else await self._fault(model, probe)
+        except Refused as problem:
+            return str(problem)
+
+    async def _fault(self, model: str, probe: Mapping[str, Any]) -> str | None:
+        """Say why a model cannot answer a probe; a model that is too busy for one may well be right."""
+        try:
+            await self._api.infer(model, probe)
+        except (Away, Rejected):
+            return None
+        except Refused as problem:
             return str(problem)
         return None
 
-    async def _load(self, model: str, config: Config | None, took: Callable[[str], Awaitable[bool]]) -> None:
+    async def _load(self, model: str, config: Config | None, took: Callable[[str], Awaitable[bool]], term: int) -> None:
         """Send a load and wait for it; without an answer, `took` says whether it was done all the same."""
-        self._check_no_load(model)
+        over, until_s = await self._serving(model), time.time() + self._patience.load_limit_s
+        if over is not None:
+            await self._open.note(model, over, until_s, term=term)
         task = asyncio.create_task(self._api.load(model, config))
         task.add_done_callback(_look_at_outcome)
-        self._loads[model] = task
+        self._sent[model] = until_s, task
         await asyncio.wait({task}, timeout=self._patience.load_s)
         problem = task.exception() if task.done() else None
-        if task.done() and not isinstance(problem, Away):
+        known = task.done() and _is_answer(problem)
+        if not known and not await took(model):
+            late = problem or f"it did not answer within {self._patience.load_s:g} s and may still be at it"
+            raise Failed(f"the load of model {model} at {self._api.url} has no known outcome: {late}", command=None)
+        if over is not None:
+            with suppress(ExecutionError, StoreError):  # a note that is left says no more than it may
+                await self._open.forget(model, term=term)
+        if known:
             return task.result()
-        if await took(model):
-            task.cancel()
-            return None
-        late = problem or f"it did not answer within {self._patience.load_s:g} s and may still be at it"
-        raise Failed(f"the load of model {model} at {self._api.url} has no known outcome: {late}", command=None)
+        task.cancel()
+        return None
 
-    def _check_no_load(self, model: str) -> None:
-        if self._is_loading(model):
+    async def _check_no_load(self, model: str) -> None:
+        if await self._is_loading(model):
             raise Busy(f"an earlier load of model {model} at {self._api.url} has not ended", command=None)
 
-    def _is_loading(self, model: str) -> bool:
-        task = self._loads.get(model)
-        return task is not None and not task.done()
+    async def _is_loading(self, model: str) -> bool:
+        """Say whether a load may still be under way: nobody has seen its answer, and the model is as it was before."""
+        load = await self._open.find(model)
+        if load is None or time.time() >= load.until_s or self._has_answer(model, load.until_s):
+            return False
+        return await self._serving(model) == load.over
+
+    def _has_answer(self, model: str, until_s: float) -> bool:
+        """Say whether a load was ours, and has been answered since nobody waits for it any more."""
+        sent_until_s, task = self._sent.get(model, (0.0, None))
+        if task is None or sent_until_s != until_s or not task.done() or task.cancelled():
+            return False
+        return _is_answer(task.exception())
+
+    async def _serving(self, model: str) -> str | None:
+        """Return a digest of the configuration that a model serves with, None if it does not serve."""
+        try:
+            config = await self._api.config(model)
+        except Refused:
+            return None
+        return sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
     async def _is_ready(self, model: str) -> bool:
         try:
@@ -220,12 +279,12 @@ class Models:
         return state
 
 
-def _interface(metadata: Mapping[str, Any]) -> object:
-    """Return what a model's clients rely on."""
-    return {side: [(t["name"], t["datatype"]) for t in metadata[side]] for side in ("inputs", "outputs")}
-
-
 def _look_at_outcome(task: asyncio.Task[None]) -> None:
     """Take the outcome of a load that nobody may wait for any more, so that asyncio does not complain."""
     if not task.cancelled():
         task.exception()
+
+
+def _is_answer(problem: BaseException | None) -> bool:
+    """Say whether a load that ended like this goes on no more."""
+    return not isinstance(problem, Away) or isinstance(problem, Unreachable)

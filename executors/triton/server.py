@@ -1,16 +1,17 @@
 """A Triton server on this machine's CPU, from the wheel nvidia-pytriton: for demonstrations and tests.
 
 The wheel pins an old numpy, so it lives in a virtual environment of its own. Each server works in a scratch folder,
-listens on free ports of 127.0.0.1 and is ended with all its processes.
+listens on free ports of 127.0.0.1 and is ended with all its processes, at the latest when our own process ends: a
+keeper sees to that (`keeper.py`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -28,7 +29,7 @@ VENV_VARIABLE = "PARTITA_TRITON_VENV"
 DEFAULT_VENV = Path(".venv-triton")
 START_TIMEOUT_S = 60.0
 POLL_S = 0.02
-_SHARED_MEMORY = Path("/dev/shm")
+_KEEPER = Path(__file__).with_name("keeper.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class TritonServer:
         self._repository, self._scratch, self._found, self._load = repository, scratch, found, tuple(models)
         self._http, self._grpc, self._metrics = _free_ports(3)
         self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline = -1
         self.shared_memory = f"partita_{uuid4().hex[:12]}"
         self.log = scratch / "triton.log"
 
@@ -104,7 +106,7 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        """Its process id, None while it does not run."""
+        """Process id of its keeper, None while it does not run."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
@@ -112,17 +114,9 @@ class TritonServer:
         if self._process is not None:
             return
         self._unpack()
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                env=self._found.environment(),
-                cwd=self._scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        theirs, self._lifeline = os.pipe()
         try:
+            self._launch(theirs)
             self._wait_ready()
         except BaseException:  # Ctrl-C too: no server may outlive us
             self.kill()
@@ -138,15 +132,29 @@ class TritonServer:
 
     def kill(self) -> None:
         """Kill it on the spot, as a crash would; its models' processes are ended too."""
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process = None
-        for left in _SHARED_MEMORY.glob(f"{self.shared_memory}*"):
-            left.unlink(missing_ok=True)
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _launch(self, lifeline: int) -> None:
+        keeper = [sys.executable, "-I", "-S", str(_KEEPER), str(lifeline), self.shared_memory]
+        try:
+            with open(self.log, "ab") as log:
+                self._process = subprocess.Popen(
+                    [*keeper, *self._command()],
+                    env=self._found.environment(),
+                    cwd=self._scratch,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[lifeline],
+                    start_new_session=True,
+                )
+        finally:
+            os.close(lifeline)
 
     def _unpack(self) -> None:
         """Copy the server's programs, since the stub for this Python has to lie beside its backend."""
@@ -166,7 +174,7 @@ class TritonServer:
             *(f"--load-model={name}" for name in self._load),
             "--http-address=127.0.0.1",
             f"--http-port={self._http}",
-            "--http-thread-count=256",  # a load takes one of them, and requests on its other connections wait for it
+            "--http-thread-count=256",  # a load takes one of them, and requests on its other connections may wait
             "--grpc-address=127.0.0.1",
             f"--grpc-port={self._grpc}",
             "--metrics-address=127.0.0.1",

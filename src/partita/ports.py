@@ -81,11 +81,24 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenLoad:
+    """A load sent to a server whose end nobody has seen: of which model, over which configuration (a digest of it).
+
+    From `until_s` (unix time) on it counts as ended, whatever became of it.
+    """
+
+    gpu: str
+    model: str
+    over: str
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """What a cluster has no place of its own for: GPUs held, instances, sub-clusters and routes in force.
 
     `draining` lists the replicas, as (instance, service), that routes must leave out; `term` is the leadership that
-    wrote the page.
+    wrote the page; `loads` are those that must not be followed by another one yet.
     """
 
     held: tuple[str, ...] = ()
@@ -94,6 +107,7 @@ class Page:
     routes: tuple[Route, ...] = ()
     draining: tuple[tuple[str, str], ...] = ()
     term: int = 0
+    loads: tuple[OpenLoad, ...] = ()
 
 
 class Book(Protocol):
@@ -220,7 +234,9 @@ class Discipline(Protocol):
     that have happened, and may change `pool.free_at_ns` and the state it is given, nothing else.
 
     The services of a pool batch alike but for their largest batch, unless the discipline has a true attribute
-    `by_service`: then it takes each service's parameters from `pool.parameters_of`.
+    `by_service`: then it takes each service's parameters from `pool.parameters_of`. Likewise `blind` says that it does
+    not look at deadlines (half an SLO bounds its largest batch then), and `max_batch_as_set` that it runs the largest
+    batch it is given, whatever the SLO.
     """
 
     @property

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from partita.client import AsyncRequestLog, RequestLog, Status
-from partita.client.buffer import Buffer
+from partita.client import AsyncRequestLog, RequestLog, Status, sender
+from partita.client.buffer import COLUMNS, Buffer
 from partita.errors import ConfigError
 from partita.store import embedded
 from partita.store.connection import Connection, connect
@@ -438,6 +438,52 @@ def test_closing_says_what_could_not_be_written(data_dir: Path, caplog: pytest.L
     assert "closed the request log with 1 requests not written: no database answers" in caplog.text
 
 
+def test_without_anybody_who_writes_flush_says_so() -> None:
+    async def run() -> None:
+        log = AsyncRequestLog("postgresql://127.0.0.1:1/nowhere", writer="gw")
+        async with asyncio.timeout(SOON_S):
+            assert await log.flush(), "nothing was recorded"
+            log.record("a", arrived_s=time.time())
+            assert not await log.flush(), "not open yet"
+            async with log:
+                waiting = asyncio.create_task(log.flush())
+                await asyncio.sleep(0)
+                await log.close(0.01)
+                assert not await waiting, "closed meanwhile"
+            assert not await log.flush(), "closed"
+
+    asyncio.run(run())
+
+
+def test_flush_after_close_from_plain_code(pg_dsn: str) -> None:
+    log = RequestLog(pg_dsn, writer="gw")
+    log.record("a", arrived_s=time.time())
+    log.close()
+    assert log.flush()
+    log.record("a", arrived_s=time.time())
+    assert not log.flush()
+
+
+def test_closing_tries_at_once_a_database_that_is_back(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "FIRST_WAIT_S", 3600.0)
+    dsn = embedded.ensure_running(data_dir)
+    embedded.stop(data_dir)
+
+    async def run() -> None:
+        log = await AsyncRequestLog(dsn, writer="gw", flush_s=0.01).open()
+        log.record("a", arrived_s=time.time())
+
+        async def failed() -> bool:
+            return log.report().problem is not None
+
+        await until(failed)
+        await asyncio.to_thread(embedded.ensure_running, data_dir)
+        report = await log.close(SOON_S)
+        assert (report.written, report.waiting) == (1, 0)
+
+    asyncio.run(run())
+
+
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
@@ -460,7 +506,8 @@ def test_when_memory_is_full_counts_are_kept(pg_dsn: str, caplog: pytest.LogCapt
                 report = log.report()
                 assert (report.lost, report.waiting) == (0, 10_000)
                 assert 9000 <= report.thinned <= 10_000
-                await until(lambda: said(caplog, "the request log is full"))
+                assert not await log.flush(0.1)  # what is cut off while the database does not answer
+                assert "the request log is full" in caplog.text
                 await transaction.rollback()
                 assert await log.flush(SOON_S)
                 thinned = log.report().thinned
@@ -470,10 +517,6 @@ def test_when_memory_is_full_counts_are_kept(pg_dsn: str, caplog: pytest.LogCapt
                 assert await connection.fetchval("SELECT sum(good) FROM request_rollup") == 10_000
 
     asyncio.run(run())
-
-
-async def said(caplog: pytest.LogCaptureFixture, words: str) -> bool:
-    return words in caplog.text
 
 
 def test_when_memory_is_full_of_counts_the_oldest_are_lost_and_told(pg_dsn: str) -> None:
@@ -520,6 +563,36 @@ def test_a_long_wait_does_not_fill_memory_with_small_chunks() -> None:
     assert batches <= 20
     assert 0 < refused <= 5000
     assert buffer.rejected == {"service": 5000}
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_names_of_refused_rows_are_not_kept(columns: bool) -> None:
+    buffer = Buffer(max_rows=1000, batch_rows=100, slo_s=None, counts_only=False)
+    now = time.time()
+    for n in range(1000):
+        if columns:
+            names = [f"nobody-{n}", "a", "b"]
+            buffer.add_columns(
+                {
+                    **dict.fromkeys(COLUMNS),
+                    "service": names,
+                    "arrived_s": [now] * 3,
+                    "batch": [0, 1, 0],
+                    "replica": [f"nowhere-{n}", "r", None],
+                }
+            )
+        else:
+            buffer.add((f"nobody-{n}", now, None, None, None, 0, None, f"nowhere-{n}"))
+            buffer.add(("a", now, None, None, None, 1, None, "r"))
+        buffer.cut(now)
+    kept: list[tuple[str, ...]] = []
+    while (chunk := buffer.take()) is not None:
+        kept += [chunk.services, chunk.replicas]
+        if chunk.requests is not None:
+            assert (set(chunk.requests.service.tolist()), set(chunk.requests.replica.tolist())) == ({0}, {0})
+        buffer.settle({})
+    assert set(kept) <= {("a",), ("r",), ()}
+    assert buffer.rejected == {"batch": 2000 if columns else 1000}
 
 
 def test_counts_only(pg_dsn: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -132,9 +133,11 @@ class Server:
     def __init__(self) -> None:
         self.text = NO_MODELS
         self.status = 200
+        self.asked = 0
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
+        self.asked += 1
         return web.Response(text=self.text, status=self.status)
 
 
@@ -258,6 +261,71 @@ def test_in_the_background(pg_dsn: str) -> None:
                 while (await live.health()).writers[0].rows != 12:
                     await asyncio.sleep(0.01)
         assert (await live.health()).writers[0].state == "closed"
+        await live.close()
+
+    asyncio.run(run())
+
+
+def test_one_that_is_replaced_in_the_background_says_so(pg_dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        live = LiveLog(Line(pg_dsn), ("resnet",))
+        async with serving() as server, TritonCounterLog(pg_dsn, server.url, every_s=0.02), asyncio.timeout(60):
+            while not (await live.health()).writers:
+                await asyncio.sleep(0.01)
+            newer = TritonCounterLog(pg_dsn, server.url)
+            await newer.scrape()
+            while "no longer logging the counters of http" not in caplog.text:
+                await asyncio.sleep(0.01)
+            await newer.close()
+        await live.close()
+
+    with caplog.at_level(logging.WARNING, "partita.client"):
+        asyncio.run(run())
+    assert "another process logs the counters of http" in caplog.text
+
+
+def test_whatever_goes_wrong_the_next_scrape_comes(caplog: pytest.LogCaptureFixture) -> None:
+    """A connection string that nobody can use is a ConfigError, and no StoreError."""
+
+    async def run() -> None:
+        async with (
+            serving() as server,
+            TritonCounterLog("mysql://here", server.url, every_s=0.02),
+            asyncio.timeout(60),
+        ):
+            while server.asked < 5:
+                await asyncio.sleep(0.01)
+
+    with caplog.at_level(logging.WARNING, "partita.client"):
+        asyncio.run(run())
+    assert "must begin with postgresql://" in caplog.text
+
+
+def test_a_dead_server_does_not_hold_the_log_up_for_long(pg_dsn: str) -> None:
+    async def run() -> None:
+        live = LiveLog(Line(pg_dsn), ("resnet",))
+        async with serving() as dead, serving() as alive, connect(pg_dsn) as connection:
+            logs = [TritonCounterLog(pg_dsn, server.url) for server in (dead, alive)]
+            for counters in logs:
+                await counters.scrape()
+            stood = (await live.read(time.time(), 0)).watermark_s
+            dead.status = 500
+            while (await live.health()).writers[0].until_s == (await live.health()).writers[1].until_s:
+                await asyncio.sleep(0.01)
+            # What would take half a minute, and some time of the other server's scrapes.
+            await connection.execute("UPDATE log_writer SET seen_at = seen_at - interval '31 s'")
+            await asyncio.sleep(1.0)
+            for counters in logs:
+                await counters.scrape()
+            assert (await live.read(stood, 0)).watermark_s > stood
+            assert {w.name: w.state for w in (await live.health()).writers} == {
+                **{logs[0].writer: "lost", logs[1].writer: "live"}
+            }
+            dead.status = 200
+            await logs[0].scrape()
+            assert {w.state for w in (await live.health()).writers} == {"live"}
+            for counters in logs:
+                await counters.close()
         await live.close()
 
     asyncio.run(run())

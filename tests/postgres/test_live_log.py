@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,7 @@ from partita.errors import StoreError
 from partita.model.load import Outcome
 from partita.store import live_log
 from partita.store.connection import Connection, connect
-from partita.store.line import Line
+from partita.store.line import Lent, Line
 from partita.store.live_batch import UNKNOWN, Batch, Pen, Requests
 from partita.store.live_log import LiveLog
 
@@ -238,6 +239,26 @@ def test_old_batch_numbers_are_forgotten_and_still_refused(pg_dsn: str) -> None:
     on(pg_dsn, body)
 
 
+def test_batches_of_an_earlier_life_are_known_while_they_could_be_taken(pg_dsn: str) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        at = await start_of_minute(connection)
+        older = await opened(connection)
+        assert await send(connection, older, [("a", at)]) == 1
+        newer = await opened(connection)
+        for number in range(newer, newer + 70):
+            await send(connection, number, [("a", at)])
+        assert await send(connection, older, [("a", at)]) == 1, "it was frozen since before it heard of its batch"
+        assert await connection.fetchval("SELECT count(*) FROM request_log") == 71
+        await log.read(unix(at), 0)
+        assert await connection.fetchval("SELECT count(*) FROM log_batch") == 71
+        await connection.execute("UPDATE log_batch SET written_at = written_at - interval '26 hours'")
+        later = LiveLog(connection, ("a",))
+        await later.read(unix(at), 0)
+        assert await connection.fetchval("SELECT min(batch) FROM log_batch") == newer
+
+    on(pg_dsn, body)
+
+
 def test_batches_may_come_in_another_order(pg_dsn: str) -> None:
     async def body(connection: Connection, log: LiveLog) -> None:
         first, at = await opened(connection), await start_of_minute(connection)
@@ -326,6 +347,51 @@ def test_after_a_long_time_without_a_follower_folding_goes_by_parts(
         assert await connection.fetchval("SELECT count(*) FROM rollup_delta") == 0
 
     on(pg_dsn, body)
+
+
+def test_a_first_read_that_fails_halfway_costs_no_outcome(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_log, "FOLD_ROWS", 3)
+
+    async def body(connection: Connection, log: LiveLog) -> None:
+        first, at = await opened(connection), await start_of_minute(connection)
+        for number in range(4):
+            await send(connection, first + number, [("a", at)] * 2, status=[0, 1], until=at + SECOND)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE watermark IN ACCESS EXCLUSIVE MODE")
+            reading = asyncio.create_task(log.read(unix(at), 0))
+            while not await connection.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
+                " WHERE NOT granted AND relation = 'watermark'::regclass"
+            ):
+                await asyncio.sleep(0.01)
+            with pytest.raises(StoreError, match="the database went away"):
+                await reading
+        assert await connection.fetchval("SELECT count(*) FROM rollup_delta") == 1, "the first part was committed"
+        assert (await log.read(unix(at), 0)).outcomes["a"] == Outcome(8, 4, 4, 0)
+        assert (await log.read(unix(at), 0)).outcomes["a"] == Outcome()
+
+    on(pg_dsn, body)
+
+
+def test_what_a_follower_may_not_prepare_costs_no_outcome(pg_dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A follower whose role owns nothing reads, and says once what it cannot do."""
+    role = f"follower_{uuid.uuid4().hex}"
+
+    async def body(connection: Connection, _: LiveLog) -> None:
+        first, at = await opened(connection), await start_of_minute(connection)
+        await send(connection, first, [("a", at)], status=[0], until=at + SECOND)
+        await connection.execute(f"CREATE ROLE {role}; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+        try:
+            await connection.execute(f"SET ROLE {role}")
+            log = LiveLog(connection, ("a",))
+            assert (await log.read(unix(at), 0)).outcomes["a"] == Outcome(1, 1)
+            assert (await log.read(unix(at), 0)).outcomes["a"] == Outcome()
+        finally:
+            await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+        assert caplog.text.count("the live log is read, but not prepared for what comes: permission denied") == 1
+
+    with caplog.at_level(logging.WARNING, "partita.store"):
+        on(pg_dsn, body)
 
 
 def test_writers_of_long_ago_are_forgotten(pg_dsn: str) -> None:
@@ -498,6 +564,94 @@ def test_a_time_in_which_nobody_logged_is_not_zero(pg_dsn: str) -> None:
     on(pg_dsn, body)
 
 
+async def told(connection: Connection, writer: str, begin: datetime, end: datetime, *, goodbye: bool = True) -> None:
+    """Log one request as a process that lived from `begin` to `end` does."""
+    first = await opened(connection, writer)
+    await connection.execute("UPDATE log_writer SET since = $1 WHERE writer = $2", begin, writer)
+    await send(connection, first, [("a", begin)], writer=writer, until=end)
+    if goodbye:
+        await connection.execute("SELECT log_close($1, $2)", writer, first)
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_between_two_writers_while_nobody_followed_is_not_zero(pg_dsn: str, followed: bool) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        at = await start_of_minute(connection)
+        await told(connection, "one", at, at + 2 * SECOND)
+        if followed:
+            assert (await log.read(unix(at), 0)).load.counts[0].tolist() == [1, 0]
+        await told(connection, "two", at + 6 * SECOND, at + 8.5 * SECOND)
+        view = await log.read(unix(at), 0)
+        np.testing.assert_array_equal(view.load.counts[0], [1, 0, *[np.nan] * 4, 1, 0])
+
+    on(pg_dsn, body)
+
+
+def test_earlier_lives_of_a_writer_that_nobody_followed_are_no_gap(pg_dsn: str) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        at = await start_of_minute(connection)
+        await told(connection, "gw", at, at + 3 * SECOND, goodbye=False)
+        await told(connection, "gw", at + 4.5 * SECOND, at + 6 * SECOND)
+        await told(connection, "gw", at + 5.5 * SECOND, at + 9 * SECOND)
+        view = await log.read(unix(at), 0)
+        # Second 3 is missing; 4 and 5 are not, since parts of them were logged.
+        np.testing.assert_array_equal(view.load.counts[0], [1, 0, 0, np.nan, 1, 1, 0, 0, 0])
+        # What the watermark has passed need not be remembered.
+        await opened(connection)
+        assert await connection.fetchval("SELECT isempty(earlier) FROM log_writer")
+
+    on(pg_dsn, body)
+
+
+def test_a_writer_that_has_promised_nothing_yet_holds_the_watermark_where_it_began(pg_dsn: str) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        at = await start_of_minute(connection)
+        first, second = await opened(connection), await opened(connection, "new")
+        await connection.execute("UPDATE log_writer SET since = $1 WHERE writer = 'new'", at + 5 * SECOND)
+        await send(connection, second, [("a", at + 6 * SECOND)], writer="new")
+        assert (await log.read(unix(at), 0)).watermark_s == unix(at), "it holds, but moves nothing by itself"
+        await send(connection, first, until=at + 9 * SECOND)
+        assert (await log.read(unix(at), 0)).watermark_s == unix(at) + 5
+        health = await log.health()
+        assert health.holding is not None
+        assert health.holding.name == "new"
+        await send(connection, second + 1, [("a", at + 7 * SECOND)], writer="new", until=at + 9 * SECOND)
+        view = await log.read(unix(at) + 5, 0)
+        assert view.load.counts[0].tolist() == [0, 1, 1, 0]
+        assert (await log.health()).late == {}
+
+    on(pg_dsn, body)
+
+
+def test_a_writer_may_say_that_it_counts_as_lost_sooner(pg_dsn: str) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        at = await start_of_minute(connection)
+        first, second = await opened(connection), await connection.fetchval("SELECT log_open('quick', 30)")
+        await send(connection, second, writer="quick", until=at + SECOND)
+        await send(connection, first, until=at + 9 * SECOND)
+        for silent_s, watermark, state in ((20, 1, "live"), (40, 9, "lost")):
+            await connection.execute(
+                "UPDATE log_writer SET seen_at = clock_timestamp() - $1 * interval '1 s'", float(silent_s)
+            )
+            assert (await log.read(unix(at), 0)).watermark_s == unix(at) + watermark
+            assert {w.name: w.state for w in (await log.health()).writers} == {"gw": "live", "quick": state}
+        # A follower that waits less does so for it too.
+        await connection.execute("UPDATE log_writer SET lost_s = 1e6")
+        impatient = LiveLog(connection, ("a",), lost_writer_s=30)
+        assert {w.state for w in (await impatient.health()).writers} == {"lost"}
+
+    on(pg_dsn, body)
+
+
+@pytest.mark.parametrize("lost_s", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_time_after_which_a_writer_is_lost_must_make_sense(pg_dsn: str, lost_s: float) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="must be a positive number of seconds"):
+            await connection.fetchval("SELECT log_open('gw', $1)", lost_s)
+
+    on(pg_dsn, body)
+
+
 def test_after_the_last_goodbye_the_log_is_complete(pg_dsn: str) -> None:
     async def body(connection: Connection, log: LiveLog) -> None:
         at = await start_of_minute(connection)
@@ -645,6 +799,20 @@ def test_the_follower_says_that_the_database_is_away_and_comes_back(pg_dsn: str)
     on(pg_dsn, body)
 
 
+@pytest.mark.parametrize("lent", [False, True])
+def test_an_answer_that_takes_too_long_is_given_up_with_the_limit(pg_dsn: str, lent: bool) -> None:
+    async def body(connection: Connection, _: LiveLog) -> None:
+        line = Lent(connection) if lent else Line(pg_dsn)
+        with pytest.raises(StoreError, match=r"did not answer within 0\.1 s, so counting sheep was given up"):
+            async with line.held("counting sheep", within_s=0.1) as held:
+                await held.execute("SELECT pg_sleep(60)")
+        async with line.held("counting on") as held:
+            assert await held.fetchval("SELECT 1") == 1
+        await line.close()
+
+    on(pg_dsn, body)
+
+
 def test_a_database_without_the_tables_is_refused_with_the_remedy(empty_pg_dsn: str) -> None:
     async def body(connection: Connection, log: LiveLog) -> None:
         with pytest.raises(StoreError, match="partita db migrate"):
@@ -720,6 +888,22 @@ def test_partitions_are_made_ahead(pg_dsn: str) -> None:
             "SELECT bool_and(to_regclass('request_log_' || to_char((now() + n * interval '1 day') AT TIME ZONE 'UTC',"
             " 'YYYYMMDD')) IS NOT NULL) FROM generate_series(0, 1) n"
         )
+
+    on(pg_dsn, body)
+
+
+@pytest.mark.parametrize("lock", ["LOCK TABLE {today} IN SHARE UPDATE EXCLUSIVE MODE", "LOCK TABLE log_reject"])
+def test_nothing_in_the_way_of_other_work_keeps_tomorrow_from_being_prepared(pg_dsn: str, lock: str) -> None:
+    async def body(connection: Connection, log: LiveLog) -> None:
+        await connection.execute("SELECT ensure_partitions(now(), now())")
+        today, tomorrow = await connection.fetchrow(
+            "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'),"
+            " to_char((now() + interval '1 day') AT TIME ZONE 'UTC', 'YYYYMMDD')"
+        )
+        async with connection.transaction():
+            await connection.execute(lock.format(today=f"request_log_{today}"))
+            await log.read(0, 0)
+            assert await connection.fetchval("SELECT to_regclass($1)", f"request_log_{tomorrow}") is not None
 
     on(pg_dsn, body)
 

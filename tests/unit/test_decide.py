@@ -134,6 +134,18 @@ def test_plans_on_the_same_gpus_must_miss_clearly_less() -> None:
     assert choose(plan("near", shortfall=0.01), [plan("nearer", shortfall=0.0085)], OBJECTIVE)[0].label == "near"
 
 
+def test_a_batching_that_is_hardly_better_keeps_no_gpu_back() -> None:
+    """More GPUs miss less, a batching least of all, but not clearly: it must not stand in the others' way."""
+    standing, more = plan("standing", shortfall=0.1), plan("more", 2.0, shortfall=0.0990, gpus=2)
+    batching = plan("batching", shortfall=0.0985)
+    assert choose(standing, [more], OBJECTIVE)[0] is more
+    assert choose(standing, [more, batching], OBJECTIVE)[0] is more
+    best, why = choose(standing, [batching], OBJECTIVE)
+    assert best is standing
+    assert "no candidate does better" in why
+    assert choose(standing, [more, plan("clear", shortfall=0.0975)], OBJECTIVE)[0].label == "clear"
+
+
 def test_a_batching_that_meets_every_target_is_had_before_more_gpus() -> None:
     batching, more = plan("batching"), plan("more", 2.0, change=0.1, gpus=2)
     assert choose(MISSING, [more, batching], OBJECTIVE)[0] is batching

@@ -11,10 +11,10 @@ import pytest
 
 from partita.client import AsyncRequestLog
 from partita.controller.live_demo.calibration import calibrate
-from partita.controller.live_demo.case import DEFAULT, MODELS, NAMES, SPAN_S, STEPS, Overhead, Step, plan_of, services
+from partita.controller.live_demo.case import DEFAULT, MODELS, NAMES, SPAN_S, STEPS, Overhead, plan_of, services
 from partita.controller.live_demo.doors import triton_door
 from partita.controller.live_demo.gateway import Gateway, Played
-from partita.controller.live_demo.load import Load, load_of_trace, make_load
+from partita.controller.live_demo.load import Load, Step, load_of_trace, make_load
 from partita.controller.live_demo.predict import Change, replay
 from partita.controller.live_demo.scan import foremost, scan
 from partita.controller.live_demo.show import Prediction, measure

@@ -47,6 +47,15 @@ class Names:
         except TypeError:  # something that cannot be hashed is no name
             return np.fromiter(map(self._placed, names), np.int32, len(names))
 
+    def take_over(self, others: Names, places: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the places here of names that have `places` among others; those that do not occur are not taken."""
+        here = np.full(len(others.places) + 1, NO_REPLICA, np.int32)  # NO_REPLICA is the last place
+        occur = np.bincount(places + 1, minlength=len(here))[1:] > 0
+        for place, name in enumerate(others.places):
+            if occur[place]:
+                here[place] = self.places.setdefault(name, len(self.places))
+        return here[places]
+
     def _placed(self, name: object) -> int:
         if name is None:
             return NO_REPLICA
@@ -67,14 +76,15 @@ def is_name(name: str) -> bool:
 def judged(
     columns: Mapping[str, Any], services: Names, replicas: Names, slo_s: Slo
 ) -> tuple[Requests, dict[str, Refused]]:
-    """Return the requests that can be logged, and those that cannot, by reason.
+    """Return the requests that can be logged, and those that cannot, by reason; names are kept of the former only.
 
     `columns` has the arguments of `AsyncRequestLog.record_many`, equally long; a single `service` or `replica` is that
     of all, and a column that is None was not recorded.
     """
     rows = len(columns["arrived_s"])
-    service = _named(columns["service"], services, rows)
-    replica = _named(columns["replica"], replicas, rows)
+    services_here, replicas_here = Names(), Names()
+    service = _named(columns["service"], services_here, rows)
+    replica = _named(columns["replica"], replicas_here, rows)
     arrived_s, _ = _numbers(columns["arrived_s"], rows)
     status, no_status = _numbers(_worded(columns["status"]), rows)
     batch, no_batch = _numbers(columns["batch"], rows)
@@ -92,20 +102,20 @@ def judged(
         "status": ~no_status & ~np.isin(status, (GOOD, LATE, DROPPED)),
         "replica": replica == _WRONG,
     }
-    status = np.where(no_status, _judged_by_slo(latency_s, service, services, slo_s), status)
+    status = np.where(no_status, _judged_by_slo(latency_s, service, services_here, slo_s), status)
     at_us = np.rint(np.clip(np.nan_to_num(arrived_s), -_FURTHEST_S, _FURTHEST_S) * 1e6)
     good, refused = _sorted_out(wrong, columns, rows)
     chosen = slice(None) if good.all() else good
     return (
         Requests(
-            service[chosen],
+            services.take_over(services_here, service[chosen]),
             at_us[chosen].astype(np.int64),
             np.where(no_size, np.nan, size)[chosen].astype(np.float32),
             latency_s[chosen].astype(np.float32),
             queue_s[chosen].astype(np.float32),
             np.where(no_batch, NO_BATCH, batch)[chosen].astype(np.int32),
             status[chosen].astype(np.int16),
-            replica[chosen],
+            replicas.take_over(replicas_here, replica[chosen]),
         ),
         refused,
     )

@@ -26,7 +26,8 @@ from partita.store.live_batch import Batch, Pen, Refused, Written
 _log = logging.getLogger("partita.client")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
-"""Between attempts while the database is away; each wait is twice the one before."""
+"""Between attempts while the database is away; each wait is twice the one before, and begins anew for `flush`."""
+_SHORTEST_WAIT_S = 0.1
 _WARN_EVERY_S = 10.0
 _ANSWER_WITHIN_S = 30.0
 
@@ -100,6 +101,7 @@ class AsyncRequestLog:
         self._warnings = _Warnings()
         self._wake, self._progress = asyncio.Event(), asyncio.Event()
         self._closing = False
+        self._writing = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -161,17 +163,17 @@ class AsyncRequestLog:
             self._buffer.add_columns(columns)
 
     async def flush(self, timeout_s: float | None = None) -> bool:
-        """Write what was recorded; False if that did not succeed in time."""
+        """Write what was recorded; False if that did not succeed in time, or nobody writes (not open, or closed)."""
+        if not self._writing:
+            return not self._buffer.waiting
         number = self._cut()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._buffer.still_holds(number):
+                while self._writing and self._buffer.still_holds(number):
                     self._progress.clear()
                     self._wake.set()
                     await self._progress.wait()
-        except TimeoutError:
-            return False
-        return True
+        return not self._buffer.still_holds(number)
 
     def report(self) -> LogReport:
         """Say what became of the requests so far."""
@@ -187,6 +189,7 @@ class AsyncRequestLog:
     async def open(self) -> Self:
         """Start writing in the background."""
         if self._task is None:
+            self._writing, self._closing = True, False
             self._task = asyncio.create_task(self._write_for_ever(), name="partita request log")
         return self
 
@@ -200,6 +203,8 @@ class AsyncRequestLog:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+            self._writing = False
+            self._progress.set()
             if flushed and self._next is not None:
                 await self._say_goodbye(max(0.1, deadline - time.monotonic()))
             await self._line.close()
@@ -237,15 +242,22 @@ class AsyncRequestLog:
             try:
                 await self._write_all()
                 wait_s = FIRST_WAIT_S
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._flush_s):
-                        await self._wake.wait()
-                self._wake.clear()
+                await self._woken_within(self._flush_s)
             except Exception as problem:  # whatever it is, the gateway goes on, and so does its log
                 self._complain(problem)
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+                await asyncio.sleep(_SHORTEST_WAIT_S)
+                hurried = await self._woken_within(wait_s - _SHORTEST_WAIT_S)
+                wait_s = FIRST_WAIT_S if hurried else min(2 * wait_s, LONGEST_WAIT_S)
             self._cut()
+
+    async def _woken_within(self, limit_s: float) -> bool:
+        """Wait until somebody wants something written; False if nobody does for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
+        woken = self._wake.is_set()
+        self._wake.clear()
+        return woken
 
     async def _write_all(self) -> None:
         while (chunk := self._buffer.take()) is not None:

@@ -104,7 +104,9 @@ class RequestLog:
         )
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Write what was recorded; False if that did not succeed in time."""
+        """Write what was recorded; False if that did not succeed in time, or the log is closed."""
+        if self._report is not None:
+            return not self._log.report().waiting
         written: bool = self._call(self._log.flush(timeout_s))
         return written
 

@@ -43,6 +43,8 @@ LONGEST_ANSWER = 16 * 2**20
 """Bytes; a hundred times the metrics of a hundred models."""
 _ANSWER_WITHIN_S = 30.0
 _WARN_EVERY_S = 10.0
+LOST_AFTER_S = 30.0
+"""A server that gave no answer for so long holds the log up no longer: that is just when the loop must react."""
 _MOST_WAITING = 600
 """Batches kept while the database is away; after that scrapes wait, and the next one covers the time between."""
 
@@ -121,7 +123,8 @@ class TritonCounterLog:
 
     `services` maps models to services; a model that is not in it is logged under its own name. The server's address is
     the writer's name, unless `writer` is given: two processes that log the same server would count it twice, so the
-    older one stops with StoreError.
+    older one stops with StoreError, or with a warning in the background. Where there was no scrape for `lost_s`, the
+    watermark no longer waits for this server, and what it did meanwhile is late.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class TritonCounterLog:
         services: Mapping[str, str] | None = None,
         every_s: float = 1.0,
         timeout_s: float = 2.0,
+        lost_s: float = LOST_AFTER_S,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -141,7 +145,7 @@ class TritonCounterLog:
         self._services = dict(services or {})
         self._every_s, self._timeout = every_s, aiohttp.ClientTimeout(total=timeout_s)
         self._line = Line(dsn)
-        self._pen = Pen(writer or f"triton {parts.netloc.rpartition('@')[2]}")
+        self._pen = Pen(writer or f"triton {parts.netloc.rpartition('@')[2]}", lost_s=lost_s)
         self._next: int | None = None
         self._learnt = 0
         self._superseded = False
@@ -178,7 +182,7 @@ class TritonCounterLog:
         while True:
             try:
                 await self.scrape()
-            except StoreError as problem:
+            except Exception as problem:  # whatever it is, a later scrape covers this time too
                 if self._superseded:
                     raise
                 self._complain(problem)
@@ -203,6 +207,7 @@ class TritonCounterLog:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.run(), name=self._pen.writer)
+        self._task.add_done_callback(self._say_end)
         return self
 
     async def __aexit__(
@@ -256,6 +261,10 @@ class TritonCounterLog:
                     raise StoreError(f"another process logs the counters of {self._url}") from None
             self._waiting.popleft()
             self._next += 1
+
+    def _say_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            _log.warning("no longer logging the counters of %s: %s", self._url, problem)
 
     def _complain(self, problem: Exception) -> None:
         if time.monotonic() - self._warned_s > _WARN_EVERY_S:

@@ -41,8 +41,8 @@ class Instance:
 class Batching:
     """How queued requests of one service become batches.
 
-    `timeout_s` is the longest wait for a batch to fill (the timeout discipline only); `max_batch` None means the
-    largest that the SLO allows. `options` are the discipline's own, as sorted pairs.
+    `timeout_s` is the longest wait for a batch to fill (the disciplines timeout and triton only); `max_batch` None
+    means the largest that the SLO allows. `options` are the discipline's own, as sorted pairs.
     """
 
     discipline: str

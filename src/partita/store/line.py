@@ -30,8 +30,8 @@ class Line:
         """Yield the connection for one block; StoreError if the database is away or the block takes longer."""
         async with self._turn:
             try:
-                with explained(doing):
-                    async with asyncio.timeout(within_s):
+                async with asyncio.timeout(within_s):
+                    with explained(doing):  # inside, so that it does not take our limit for the database's
                         yield await self._ready()
             except TimeoutError:
                 await self._give_up()
@@ -67,22 +67,15 @@ class Lent(Line):
     """Somebody's connection as a line; it is neither opened nor closed here."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__("")
         self._connection = connection
-        self._turn = asyncio.Lock()
         self.opened = 1
-
-    @asynccontextmanager
-    async def held(self, doing: str, *, within_s: float | None = None) -> AsyncIterator[Connection]:
-        """Yield the connection for one block, as `Line.held`."""
-        async with self._turn:
-            try:
-                with explained(doing):
-                    async with asyncio.timeout(within_s):
-                        yield self._connection
-            except TimeoutError:
-                raise StoreError(
-                    f"the database did not answer within {within_s:g} s, so {doing} was given up"
-                ) from None
 
     async def close(self) -> None:
         """Leave the connection to its owner."""
+
+    async def _ready(self) -> Connection:
+        return self._connection
+
+    async def _give_up(self) -> None:
+        pass

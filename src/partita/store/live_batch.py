@@ -161,10 +161,14 @@ _Columns = TypeVar("_Columns", Requests, Seconds)
 
 
 class Pen:
-    """Writes the batches of one writer; remembers what it learnt of the database until `forget`."""
+    """Writes the batches of one writer; remembers what it learnt of the database until `forget`.
 
-    def __init__(self, writer: str) -> None:
+    Unseen for `lost_s`, it counts as lost even where a follower would wait longer.
+    """
+
+    def __init__(self, writer: str, *, lost_s: float | None = None) -> None:
         self.writer = writer
+        self._lost_s = lost_s
         self._ids: dict[str, int] = {}
         self._days: set[int] = set()
 
@@ -175,7 +179,7 @@ class Pen:
 
     async def open(self, connection: Connection) -> int:
         """Begin a life of this writer and return the number of its first batch."""
-        first: int = await connection.fetchval(query("log_open"), self.writer)
+        first: int = await connection.fetchval(query("log_open"), self.writer, self._lost_s)
         return first
 
     async def close(self, connection: Connection, batch: int) -> None:

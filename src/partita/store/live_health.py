@@ -16,11 +16,11 @@ RATE_OVER_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class WriterHealth:
-    """One process that logs. `until_s` is how far its log is complete, None before its first batch.
+    """One process that logs. `until_s` is how far its log is complete, None before its first promise.
 
     `state` is "lost" if it was not seen for long, "closed" if it said goodbye; only live ones hold the watermark.
     `rows` counts requests taken, `rejected` rows refused, `lost` requests it gave up, `thinned` those of which it gave
-    up the row but not the count, `duplicates` batches it sent again after they had arrived.
+    up the row but not the count, `duplicates` batches it sent again after they had arrived. `since_s` is when it began.
     """
 
     name: str
@@ -32,6 +32,12 @@ class WriterHealth:
     lost: int
     thinned: int
     duplicates: int
+    since_s: float | None = None
+
+    @property
+    def holds_at_s(self) -> float | None:
+        """How far it lets the watermark go while it is live."""
+        return self.since_s if self.until_s is None else self.until_s
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> WriterHealth:
@@ -46,6 +52,7 @@ class WriterHealth:
             lost=row["lost"],
             thinned=row["thinned"],
             duplicates=row["duplicates"],
+            since_s=_unix_s(row["since"]),
         )
 
 
@@ -77,8 +84,8 @@ class LogHealth:
     @property
     def holding(self) -> WriterHealth | None:
         """The live writer that the watermark waits for."""
-        promising = [w for w in self.writers if w.state == "live" and w.until_s is not None]
-        return min(promising, key=lambda w: w.until_s or 0.0, default=None)
+        live = [w for w in self.writers if w.state == "live" and w.holds_at_s is not None]
+        return min(live, key=lambda w: w.holds_at_s or 0.0, default=None)
 
 
 async def read_health(connection: Connection, services: Sequence[str], lost_writer_s: float) -> LogHealth:

@@ -7,15 +7,18 @@ never wait for each other over the row of a busy second, and a crash on either s
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import ceil, floor
+from math import ceil, floor, inf
 
 import asyncpg
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.errors import StoreError
 from partita.model.load import Arrivals, Load, Outcome
 from partita.ports import LogView
 from partita.store.binarycopy import fetch_rows, to_unix_ns
@@ -23,6 +26,8 @@ from partita.store.connection import Connection
 from partita.store.line import Lent, Line
 from partita.store.live_health import LogHealth, read_health
 from partita.store.queries import query
+
+_log = logging.getLogger("partita.store")
 
 LOST_WRITER_S = 600.0
 RECENT_REQUESTS = 100_000
@@ -53,6 +58,7 @@ class LiveLog:
     `services` are those the controller knows, in the order of every Load. A writer that was not seen for
     `lost_writer_s` no longer holds the watermark; until then a silent gateway stops it, since its log is missing and
     not zero. Several followers may read at once: each request is folded by one of them, and its outcome told by all.
+    They share the watermark, so the shortest of their `lost_writer_s` moves it for all.
     StoreError says that the database is away: read again later; a `Line` then connects anew.
     """
 
@@ -70,8 +76,10 @@ class LiveLog:
         self._recent_requests = recent_requests
         self._ids: dict[str, int] = {}
         self._learnt = 0
-        self._tended_s = -1.0
+        self._tended_s = -inf
+        self._untended = ""
         self._seen: _Seen | None = None
+        self._folded = np.zeros((len(self._services), 3), np.int64)
 
     async def read(self, since_s: float, window_s: float) -> LogView:
         """Return the load from `since_s` on up to the watermark, and the requests of the last `window_s` seconds.
@@ -80,32 +88,40 @@ class LiveLog:
         requests of the window are more than `recent_requests`, `recent_span_s` is shorter by whole seconds, but holds
         one at least. While nobody has ever logged, the watermark is `since_s`.
         """
-        since = floor(since_s)
-        folded = np.zeros((len(self._services), 3), np.int64)
+        since, more = floor(since_s), True
         async with self._line.held("reading the live log", within_s=_ANSWER_WITHIN_S) as connection:
-            while True:
+            while more:
                 async with connection.transaction(isolation="repeatable_read"):
                     await connection.execute(query("take_turn_following"))
                     await connection.execute(query("settings_of_a_turn"))
-                    rows = await connection.fetch(query("fold_deltas"), FOLD_ROWS)
                     places = await self._places(connection)
-                    for row in rows:
-                        if (place := places.get(row["service"])) is not None:
-                            folded[place] += row["good"], row["late"], row["dropped"]
-                    if sum(row["rows"] for row in rows) == FOLD_ROWS:
-                        continue  # there is more, before which the watermark must not move
-                    moved = await connection.fetchval(query("move_live_watermark"), self._lost_writer_s)
-                    watermark = since if moved is None else floor(moved.timestamp())
-                    load = await self._load(connection, places, since, watermark, 1)
-                    fates, seen = await self._fates(connection, places, folded, watermark)
-                    recent, begin = await self._recent(connection, places, watermark, floor(window_s))
-                    break
-            self._seen = seen
-            await self._tend(connection)
+                    folded, more = await self._fold(connection, places)
+                    if not more:
+                        moved = await connection.fetchval(query("move_live_watermark"), self._lost_writer_s)
+                        watermark = since if moved is None else floor(moved.timestamp())
+                        load = await self._load(connection, places, since, watermark, 1)
+                        fates, seen = await self._fates(connection, places, self._folded + folded, watermark)
+                        recent, begin = await self._recent(connection, places, watermark, floor(window_s))
+                self._folded += folded  # committed; told at the end, by a later read if this one fails before it
+        self._seen = seen
+        self._folded[:] = 0
+        await self._tend()
         told = {
             name: Outcome(int(fate.sum()), *fate.tolist()) for name, fate in zip(self._services, fates, strict=True)
         }
         return LogView(float(watermark), load, told, recent, (float(begin), float(watermark)))
+
+    async def _fold(self, connection: Connection, places: dict[int, int]) -> tuple[NDArray[np.int64], bool]:
+        """Fold batches; return their good, late and dropped by service, and whether there may be more.
+
+        Then the watermark must not move yet.
+        """
+        folded = np.zeros((len(self._services), 3), np.int64)
+        rows = await connection.fetch(query("fold_deltas"), FOLD_ROWS)
+        for row in rows:
+            if (place := places.get(row["service"])) is not None:
+                folded[place] += row["good"], row["late"], row["dropped"]
+        return folded, sum(row["rows"] for row in rows) == FOLD_ROWS
 
     async def _fates(
         self, connection: Connection, places: dict[int, int], folded: NDArray[np.int64], watermark: int
@@ -161,15 +177,29 @@ class LiveLog:
         """Close the connection, if it is ours."""
         await self._line.close()
 
-    async def _tend(self, connection: Connection) -> None:
-        """Prepare partitions and block ranges now and then; another time will do if somebody is in the way."""
-        now_s = await connection.fetchval(query("now_s"))
-        if not 0 <= now_s - self._tended_s < _TEND_EVERY_S:
-            try:
-                await connection.execute(query("tend_live_log"))
-            except asyncpg.LockNotAvailableError:
-                return
-            self._tended_s = now_s
+    async def _tend(self) -> None:
+        """Prepare partitions and block ranges now and then; another time will do if somebody is in the way.
+
+        What fails here costs a warning only, since what was read is committed and must be told.
+        """
+        if time.monotonic() - self._tended_s < _TEND_EVERY_S:
+            return
+        self._tended_s = time.monotonic()
+        troubles = []
+        try:
+            async with self._line.held("tending the live log", within_s=_ANSWER_WITHIN_S) as connection:
+                for work in (query("prepare_live_log"), query("forget_live_log"), query("summarise_live_log")):
+                    try:
+                        await connection.execute(work)
+                    except asyncpg.LockNotAvailableError:
+                        continue
+                    except asyncpg.PostgresError as problem:
+                        troubles.append(str(problem))
+        except StoreError as problem:
+            troubles.append(str(problem))
+        before, self._untended = self._untended, "; ".join(troubles)
+        if self._untended not in ("", before):
+            _log.warning("the live log is read, but not prepared for what comes: %s", self._untended)
 
     async def _places(self, connection: Connection) -> dict[int, int]:
         """Return the place of each service by its number in the database."""

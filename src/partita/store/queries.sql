@@ -146,7 +146,7 @@ SELECT CASE WHEN inet_server_addr() IS NULL AND pg_has_role('pg_read_all_setting
             THEN current_setting('data_directory') END;
 
 -- name: log_open
-SELECT log_open($1);
+SELECT log_open($1, $2);
 
 -- name: log_begin
 SELECT fresh, taken, clock, complete FROM log_begin($1, $2);
@@ -205,15 +205,21 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)
 -- name: live_requests
 SELECT ts, service, coalesce(size, 'NaN') FROM request_log WHERE source = 0 AND ts >= $1 AND ts < $2;
 
--- name: tend_live_log
-SELECT tend_live_log();
+-- name: prepare_live_log
+SELECT prepare_live_log();
+
+-- name: forget_live_log
+SELECT forget_live_log();
+
+-- name: summarise_live_log
+SELECT summarise_live_log();
 
 -- name: now_s
 SELECT extract(epoch FROM clock_timestamp())::double precision;
 
 -- name: log_writers
-SELECT writer, until, seen_at, closed, seen_at < clock_timestamp() - $1::double precision * interval '1 second' AS unseen,
-       rows, rejected, lost, thinned, duplicates
+SELECT writer, since, until, seen_at, closed, rows, rejected, lost, thinned, duplicates,
+       seen_at < clock_timestamp() - least(lost_s, $1::double precision) * interval '1 second' AS unseen
 FROM log_writer ORDER BY writer;
 
 -- name: log_late
