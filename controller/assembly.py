@@ -7,8 +7,9 @@ from typing import cast
 
 from partita.controller.appraise import Prices
 from partita.controller.config import Setup
-from partita.controller.loop import Loop, Settings
+from partita.controller.loop import Loop
 from partita.controller.standing import beyond
+from partita.controller.state import Settings
 from partita.errors import ConfigError, Infeasible
 from partita.forecasting import FAR, NEAR
 from partita.model.plan import OptionValue, Plan, feasible

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from partita.controller.config import Setup
 from partita.controller.entries import Entry, Name, NotNegative, Policy, Positive, closest, refuse
-from partita.controller.live.hands import Patience
-from partita.controller.loop import OnDrift, OnMissing
+from partita.controller.live.patience import Patience
+from partita.controller.state import OnDrift, OnMissing
 from partita.model.cluster import OptionValue
 from partita.model.service import Service
 

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.live.parts import NO_BOOK, assemble
-from partita.controller.loop import Loop, State, Turn
+from partita.controller.loop import Loop
 from partita.controller.recording import decode
+from partita.controller.state import State, Turn
 from partita.errors import ConfigError, StoreError
 from partita.model.load import Observation
 from partita.model.plain import to_json

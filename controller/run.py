@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from partita.controller.assembly import check_beginning, delays, known_disciplines, make_loop, settings_of
 from partita.controller.config import Scenario
 from partita.controller.demand import Demand, read_demand
-from partita.controller.loop import Loop, State, Turn
+from partita.controller.loop import Loop
+from partita.controller.state import State, Turn
 from partita.controller.turn import AtOnce, Watch
 from partita.controller.turn import run as turn_until
 from partita.errors import PluginError

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from math import floor
 from typing import Protocol
 
-from partita.controller.loop import Loop, State, Turn
+from partita.controller.loop import Loop
+from partita.controller.state import State, Turn
 from partita.model.cluster import ClusterState
 from partita.model.load import NO_ORDERS, NO_WORK, Observation, Orders, Work
 from partita.model.plan import Command

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.controller.appraise import Prices
-from partita.controller.loop import Loop, Settings, State, Turn
+from partita.controller.loop import Loop
+from partita.controller.state import Settings, State, Turn
 from partita.forecasting import FAR, NEAR
 from partita.mig import Geometry, gpu_model, parse
 from partita.model.cluster import Batching, Gpu

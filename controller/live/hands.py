@@ -15,7 +15,8 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from partita.controller.commands import Progress, below_need, commands_for, progress, signature
-from partita.controller.loop import Turn
+from partita.controller.live.patience import Patience
+from partita.controller.state import Turn
 from partita.controller.turn import Sight
 from partita.errors import Busy, ExecutionError, Failed, NotLeading, StoreError, Unsupported
 from partita.model.cluster import ClusterState
@@ -81,28 +82,6 @@ class Ledger(Protocol):
     async def quarantined(self) -> dict[str, str]:
         """Return what is in quarantine."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long and how often is waited for what; in seconds where it says so."""
-
-    poll_s: float = 0.5
-    done_s: float = 300.0
-    """For a command that was started to be seen done."""
-    room_s: float = 600.0
-    """For capacity above what is needed, before something is drained."""
-    busy_tries: int = 8
-    backoff_s: float = 0.5
-    """After the first Busy; doubled after each, up to thirty seconds."""
-    quarantine_s: float = 300.0
-    call_s: float = 600.0
-    """For one call of the executor; one that hangs longer is taken for failed, its outcome unknown."""
-    look_s: float = 20.0
-    """For one look at the cluster."""
-    keep_need: bool = True
-    side_by_side: int = 8
-    """Instances or replicas that are started at one time."""
 
 
 @dataclass(frozen=True, slots=True)

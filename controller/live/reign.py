@@ -17,9 +17,10 @@ from partita.controller.live.clock import Ended, LiveClock
 from partita.controller.live.hands import LiveHands
 from partita.controller.live.parts import Parts
 from partita.controller.live.status import Status, log_problems
-from partita.controller.loop import FAR_STEPS_KEPT, NEAR_STEPS_KEPT, State, Turn
+from partita.controller.loop import FAR_STEPS_KEPT, NEAR_STEPS_KEPT
 from partita.controller.recording import encode, recorded
 from partita.controller.standing import wishes_of
+from partita.controller.state import State, Turn
 from partita.controller.turn import Watch, step_aside
 from partita.controller.turn import run as turn_until
 from partita.errors import NotLeading, PartitaError, StoreError

@@ -42,7 +42,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     runtime = Runtime(settings, disciplines, make_pool, sink)
-    runner = web.AppRunner(application(runtime), access_log=None)
+    runner = web.AppRunner(application(runtime), access_log=None, handler_cancellation=True)
     await runner.setup()
     try:
         try:

@@ -7,7 +7,7 @@ place in its queue, so each group keeps its requests in that order and walks the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,6 +152,18 @@ class Dispatcher:
             held = group.empty()
             group.state = self._fresh(group.plan, until_ns).state
             raise Astray(f"discipline {group.discipline.name}: {type(fault).__name__}: {fault}", held) from fault
+
+    def take_out(self, group: Group, hopeless: Callable[[Request], bool], now_ns: int) -> list[Request]:
+        """Take requests out of a group's queues; where its discipline knows of them it starts anew with the others."""
+        if not any(map(hopeless, (r for queue in (*group.queues, *group.incoming) for r in queue))):
+            return []
+        waiting = group.empty()
+        group.until_ns = max(now_ns, group.until_ns)
+        group.state = self._fresh(group.plan, group.until_ns).state
+        for request in waiting:
+            if not hopeless(request):
+                group.incoming[request.service].append(request)
+        return [r for r in waiting if hopeless(r)]
 
     def waiting(self) -> int:
         """Count all requests that have no batch yet."""

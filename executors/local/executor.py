@@ -41,7 +41,7 @@ class LocalExecutor:
 
     async def apply(self, commands: Sequence[Command], *, term: int = 0) -> None:
         """Carry out commands, in order; see `partita.ports.Executor`."""
-        async with aiohttp.ClientSession(timeout=self._control) as session:
+        async with aiohttp.ClientSession(timeout=self._control, connector=_connector()) as session:
             for kind, alike in groupby(commands, key=type):
                 if kind in _SIDE_BY_SIDE:
                     await _all(self._carry_out(session, c, term) for c in alike)
@@ -93,6 +93,11 @@ class LocalExecutor:
             raise Failed(str(away), command=command) from None
         kind, seconds = type(command).__name__, self._control.total
         raise Busy(f"the runtime still works on {kind} after {seconds:g} s", command=command)
+
+
+def _connector() -> aiohttp.TCPConnector:
+    """Return as many connections as there are commands: waiting for a free one would look like a runtime away."""
+    return aiohttp.TCPConnector(limit=0)
 
 
 async def _all(deeds: Iterable[Awaitable[None]]) -> None:

@@ -14,6 +14,7 @@ A request that was dropped is answered 503, one whose worker failed 502, one for
 
 from __future__ import annotations
 
+import asyncio
 from math import nan
 from typing import Any
 
@@ -73,7 +74,7 @@ class _Front:
         if not self._runtime.ready:
             return _json({"error": "busy", "message": "the runtime is starting or being stopped"}, 409)
         try:
-            await self._runtime.carry_out(command, term)
+            await asyncio.shield(self._runtime.carry_out(command, term))  # goes on although its caller leaves
         except Busy as refusal:
             return _json({"error": "busy", "message": str(refusal)}, 409)
         except Unsupported as refusal:

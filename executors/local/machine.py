@@ -105,6 +105,8 @@ class Machine:
 
     async def load(self, service: str, command: Command) -> None:
         """Load a model; Failed if the worker cannot."""
+        if self.gone:  # nobody would answer
+            raise Failed(f"the worker of {self.instance.id} ended", command=command)
         curve = self._services[service].curve(self.instance.profile)
         answer = self._expect(service)
         self._link.tell({"do": "load", "service": service, "points": curve.points if curve else ()})

@@ -1,7 +1,8 @@
 """The runtime: requests in, batches by the disciplines of replay, answers out, and commands in between.
 
-Queues are looked at every millisecond or so while requests wait, and not at all while none does. Where batches must
-start on time, the pools' overheads should cover what this costs (`control_s`: a turn and the way to the worker).
+Queues are looked at every millisecond or so while requests wait, every 50 ms while no instance serves those that do,
+and not at all while none does. Where batches must start on time, the pools' overheads should cover what this costs
+(`control_s`: a turn and the way to the worker).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from partita.model.cluster import Batching, ClusterState, Instance, SubCluster
 from partita.model.load import Arrivals
 from partita.model.plan import Command, SetRoutes
 from partita.ports import Capabilities, Discipline
+
+STRANDED_TURN_S = 0.05
+"""How often queues that no instance serves are looked at."""
 
 _log = structlog.get_logger()
 
@@ -56,7 +60,6 @@ class Runtime:
         self._outcomes = [{e: self.meters.requests.labels(name, e) for e in Ending} for name in self._names]
         self._batches = [self.meters.batch.labels(name) for name in self._names]
         self._latencies = [self.meters.latency.labels(name) for name in self._names]
-        self._unix_ns = time.time_ns() - time.monotonic_ns()
         self._serving: dict[str, tuple[dict[int, Machine], NDArray[np.int64]]] = {}
         self._next_turn: asyncio.TimerHandle | None = None
         self._turned_s = 0.0
@@ -122,6 +125,7 @@ class Runtime:
     def _finish(self, request: Request, answer: Answer) -> None:
         """Answer a request, count it and log it."""
         self._open -= 1
+        unix_ns = time.time_ns() - time.monotonic_ns()  # asked each time: the clock of the day may be set
         if not request.answer.done():
             request.answer.set_result(answer)
         self._outcomes[request.service][answer.ending].inc()
@@ -129,7 +133,7 @@ class Runtime:
         self._outbox.put(
             Finished(
                 self._names[request.service],
-                (request.at_ns + self._unix_ns) / 1e9,
+                (request.at_ns + unix_ns) / 1e9,
                 answer.latency_ms / 1e3 if served else None,
                 None if isnan(request.size) else request.size,
                 answer.queue_ms / 1e3,
@@ -149,21 +153,41 @@ class Runtime:
         self._serving.clear()
         self._look_soon()
 
-    def _look_soon(self) -> None:
-        """See to it that queues are looked at: at once, or a turn after the last time."""
-        if self._next_turn is None:
-            loop = asyncio.get_running_loop()
-            self._next_turn = loop.call_at(max(loop.time(), self._turned_s + self._settings.turn_s), self._look)
+    def _look_soon(self, pause_s: float | None = None) -> None:
+        """See to it that queues are looked at: at once, or a turn (or another pause) after the last time."""
+        loop = asyncio.get_running_loop()
+        at_s = max(loop.time(), self._turned_s + (self._settings.turn_s if pause_s is None else pause_s))
+        if self._next_turn is not None:
+            if self._next_turn.when() <= at_s:
+                return
+            self._next_turn.cancel()
+        self._next_turn = loop.call_at(at_s, self._look)
 
     def _look(self) -> None:
         """Let every group with requests that wait decide about them."""
         self._next_turn = None
         self._turned_s = asyncio.get_running_loop().time()
-        for group in self._dispatcher.groups:
+        waiting = [group for group in self._dispatcher.groups if group.waiting()]
+        stranded = [group for group in waiting if not self._machines(group)[0]]
+        for group in stranded:
+            self._give_up(group)
+        for group in waiting:
             if group.waiting():
                 self._turn(group)
-        if self._dispatcher.waiting():
+        if any(group.waiting() for group in waiting if group not in stranded):
             self._look_soon()
+        elif any(group.waiting() for group in stranded):
+            self._look_soon(STRANDED_TURN_S)
+
+    def _give_up(self, group: Group) -> None:
+        """Answer those whose client is gone, or who have waited in vain for long enough."""
+        now_ns, stranded_ns = time.monotonic_ns(), round(self._settings.stranded_s * 1e9)
+
+        def hopeless(request: Request) -> bool:
+            return request.answer.done() or now_ns - request.at_ns > max(stranded_ns, self._slo_ns[request.service])
+
+        for request in self._dispatcher.take_out(group, hopeless, now_ns):
+            self._refuse(request, Ending.DROPPED, f"no instance serves {self._names[request.service]}")
 
     def _turn(self, group: Group) -> None:
         machines, number = self._machines(group)
@@ -177,10 +201,18 @@ class Runtime:
                 self._refuse(request, Ending.FAILED, str(fault))
             return
         for grant in turned.grants:
-            machines[grant.number].run(grant)
-            self._batches[grant.service].observe(len(grant.requests))
+            self._run(machines[grant.number], grant)
         for request in turned.dropped:
             self._refuse(request, Ending.DROPPED, f"dropped by the {group.discipline.name} discipline")
+
+    def _run(self, machine: Machine, grant: Grant) -> None:
+        """Send a batch to its worker, without those whose client is gone."""
+        for request in [r for r in grant.requests if r.answer.done()]:
+            grant.requests.remove(request)
+            self._refuse(request, Ending.DROPPED, "its client is gone")
+        if grant.requests:
+            machine.run(grant)
+            self._batches[grant.service].observe(len(grant.requests))
 
     def _machines(self, group: Group) -> tuple[dict[int, Machine], NDArray[np.int64]]:
         """Return the machines that serve a group now, by number and as an array of numbers."""

@@ -41,7 +41,8 @@ class Settings:
 
     The order of `services` must be the one that the pools are made with. `port` 0 takes a free one. Loading a replica
     takes `model_load_s` more than its worker needs, an instance on a GPU that is partitioned, or was, `repartition_s`
-    more. `drain_s` is the longest that a drain waits for running batches, `turn_s` how often queues are looked at.
+    more. `drain_s` is the longest that a drain waits for running batches, `turn_s` how often queues are looked at. A
+    request that no instance serves is given up once it has waited for `stranded_s` and its SLO is over.
     """
 
     services: tuple[Service, ...]
@@ -53,3 +54,4 @@ class Settings:
     repartition_s: float = 1.0
     drain_s: float = 30.0
     turn_s: float = 0.001
+    stranded_s: float = 2.0

@@ -12,8 +12,9 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 from partita.controller.commands import commands_for, signature
-from partita.controller.live.hands import LiveHands, Patience
-from partita.controller.loop import Turn
+from partita.controller.live.hands import LiveHands
+from partita.controller.live.patience import Patience
+from partita.controller.state import Turn
 from partita.errors import ExecutionError
 from partita.executors.local.executor import LocalExecutor
 from partita.model.load import NO_ORDERS, Orders

@@ -15,10 +15,11 @@ from crash.town import NAME, Running, Town, cluster_file, controller, until
 
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.live.parts import assemble, close_executor
-from partita.controller.loop import Loop, State, Turn
+from partita.controller.loop import Loop
 from partita.controller.recorded import compare
 from partita.controller.recording import decode
 from partita.controller.results import decision_document
+from partita.controller.state import State, Turn
 from partita.executors.book import FileBook
 from partita.model.load import Observation
 from partita.store.connection import connect

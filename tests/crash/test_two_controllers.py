@@ -56,7 +56,7 @@ def test_a_leader_that_is_killed_is_replaced_and_its_work_finished(pg_dsn: str, 
                     await town.settles(OTHER)
                 assert replies.others == []
                 assert check_terms(await town.events()) == [old, new]
-                assert new == old + 1
+                assert new > old
                 assert (await town.status("second", lambda s: s["leading"], "second leading"))["term"] == new
                 await check_done_once(town)
                 second.check_calm()
@@ -85,7 +85,7 @@ def test_a_leader_that_was_frozen_past_its_term_acts_no_more(pg_dsn: str, tmp_pa
             await check_done_once(town)
             # It is a standby like any other.
             other.signal(signal.SIGKILL)
-            assert await town.leads(leader.holder) == new + 1
+            assert await town.leads(leader.holder) > new
             leader.check_calm()
 
     on(pg_dsn, tmp_path, body)
@@ -103,10 +103,11 @@ def test_a_leader_that_wakes_when_its_successor_is_dead_begins_anew(pg_dsn: str,
             new = await town.leads(other.holder)
             other.signal(signal.SIGKILL)
             thaw(leader)
-            assert await town.leads(leader.holder) == new + 1
+            last = await town.leads(leader.holder)
             await town.settles(OTHER)
-            assert set(check_terms(await town.events())) <= {old, new, new + 1}
-            assert await town.executor.term() == new + 1
+            assert old < new < last
+            assert set(check_terms(await town.events())) <= {old, new, last}
+            assert await town.executor.term() == last
             await check_done_once(town)
             leader.check_calm()
 

@@ -1,4 +1,4 @@
-"""`partita demo-live`, shortened, on a real Triton: its table and report, and nothing left behind when it is stopped."""
+"""`partita demo-live`, shortened, on a real Triton: its table and report, and nothing left behind when stopped."""
 
 import os
 import re

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ import aiohttp
 import numpy as np
 from miniature import gpus
 
+from partita.controller.commands import commands_for
+from partita.errors import ExecutionError
 from partita.executors.local.executor import LocalExecutor
 from partita.executors.local.settings import Settings
 from partita.model.cluster import Batching, Gpu, Instance, Route, SubCluster, instances_of
-from partita.model.plan import Acquire, Command, CreateInstance, SetRoutes, StartReplicas
+from partita.model.plan import Acquire, Command, CreateInstance, Plan, SetRoutes, StartReplicas
 from partita.model.service import LatencyCurve, Service
 from partita.model.staggered import Overheads
 from partita.replay.disciplines import DISCIPLINES
@@ -53,14 +55,20 @@ class Running:
     url: str
     process: subprocess.Popen[str]
     log: Path
+    before: int = 0
+    """Lines of the log that are of an earlier test."""
     executor: LocalExecutor = field(init=False)
 
     def __post_init__(self) -> None:
         self.executor = LocalExecutor(self.url, NAMES, control_s=20.0)
 
-    def finished(self) -> list[dict[str, Any]]:
-        """Return what the runtime logged."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+    def finished(self, least: int = 0) -> list[dict[str, Any]]:
+        """Return what the runtime logged since it was lent, once that is as much as this."""
+        until_s = time.monotonic() + 20.0
+        while len(rows := [json.loads(line) for line in self.log.read_text().splitlines()[self.before :]]) < least:
+            assert time.monotonic() < until_s, f"{len(rows)} requests were logged instead of {least}"
+            time.sleep(0.02)
+        return rows
 
     async def state(self) -> dict[str, Any]:
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/v1/state") as answer:
@@ -96,6 +104,48 @@ def running(folder: Path, how: Settings | None = None, overheads: Overheads = OV
         finally:
             if process.stdout is not None:
                 process.stdout.close()
+
+
+class Lender:
+    """A runtime that tests share: empty for each, and made anew where nothing else undoes what a test did."""
+
+    def __init__(self, folder: Path, how: Settings, overheads: Overheads = OVERHEADS) -> None:
+        self._folder, self._how, self._overheads = folder, how, overheads
+        self._stack, self._runtime, self._number = ExitStack(), None, 0
+
+    _runtime: Running | None
+
+    @contextmanager
+    def lend(self) -> Iterator[Running]:
+        if self._runtime is None:
+            self._number += 1
+            folder = self._folder / str(self._number)
+            folder.mkdir()
+            self._runtime = self._stack.enter_context(running(folder, self._how, self._overheads))
+        self._runtime.before = len(self._runtime.log.read_text().splitlines())
+        try:
+            yield self._runtime
+        finally:
+            if not asyncio.run(emptied(self._runtime)):
+                self.close()
+
+    def close(self) -> None:
+        self._runtime = None
+        self._stack.close()
+
+
+async def emptied(runtime: Running) -> bool:
+    """Take everything off a runtime; False if it is not as new then."""
+    try:
+        if await runtime.executor.term():
+            return False
+        for _ in range(5):
+            if not (commands := commands_for(Plan((), (), ()), await runtime.executor.observe())):
+                return True
+            await runtime.executor.apply(commands)
+    except ExecutionError:
+        pass
+    return False
 
 
 def whole(inventory: Sequence[Gpu]) -> list[Instance]:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from local.harness import Reply, Running, alive, brought_up, play, poisson, routed, running, service, settings, whole
+from local.harness import (
+    Lender,
+    Reply,
+    Running,
+    alive,
+    brought_up,
+    play,
+    poisson,
+    routed,
+    running,
+    service,
+    settings,
+    whole,
+)
 
 from partita.controller.commands import commands_for
 from partita.errors import Busy
@@ -34,6 +48,18 @@ PATIENT = tuple(service(name, slo_ms=800.0, beta_ms=40.0) for name in "ab")
 SPAN_S = 2.0
 
 
+@pytest.fixture(scope="module")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    with closing(Lender(tmp_path_factory.mktemp("changes"), settings(PATIENT))) as known:
+        yield known
+
+
+@pytest.fixture
+def runtime(lender: Lender) -> Iterator[Running]:
+    with lender.lend() as lent:
+        yield lent
+
+
 async def under_load(runtime: Running, change: Callable[[], Awaitable[None]], names: str = "ab") -> list[Reply]:
     """Change something in the middle of some hundred requests, and return all answers."""
 
@@ -46,14 +72,17 @@ async def under_load(runtime: Running, change: Callable[[], Awaitable[None]], na
     return replies
 
 
-@pytest.mark.parametrize("discipline", ["deferred", "eager", "timeout"])
-def test_taking_an_instance_away_again_and_again_loses_no_request(discipline: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "discipline",
+    ["deferred", pytest.param("eager", marks=pytest.mark.slow), pytest.param("timeout", marks=pytest.mark.slow)],
+)
+def test_taking_an_instance_away_again_and_again_loses_no_request(discipline: str, runtime: Running) -> None:
     how = settings(PATIENT)
     first, second = whole(how.inventory)
     batching = (Batching(discipline, 0.02),) * 2
     both = SubCluster("all", (first, second), ("a", "b"), batching)
 
-    async def story(runtime: Running) -> None:
+    async def story() -> None:
         executor = runtime.executor
         await executor.apply(brought_up([first, second], "ab", batching[0]))
 
@@ -77,9 +106,8 @@ def test_taking_an_instance_away_again_and_again_loses_no_request(discipline: st
         assert [r for r in replies if r.status != 200] == []
         assert {r.body["instance"] for r in replies} == {first.id, second.id}
 
-    with running(tmp_path, how) as runtime:
-        asyncio.run(story(runtime))
-    finished = runtime.finished()
+    asyncio.run(story())
+    finished = runtime.finished(480)
     assert len(finished) == 480
     assert all(f["status"] != "dropped" for f in finished)
 
@@ -104,11 +132,11 @@ def test_what_drains_gets_nothing_new_even_if_it_is_free_first(tmp_path: Path) -
         asyncio.run(story(runtime))
 
 
-def test_a_stop_drains_first_by_itself(tmp_path: Path) -> None:
+def test_a_stop_drains_first_by_itself(runtime: Running) -> None:
     how = settings(PATIENT)
     first, second = whole(how.inventory)
 
-    async def story(runtime: Running) -> None:
+    async def story() -> None:
         executor = runtime.executor
         await executor.apply(brought_up([first, second], "ab", Batching("eager")))
         replies = await under_load(runtime, lambda: executor.apply([StopReplicas(first.id, ("b",), "")]))
@@ -117,16 +145,15 @@ def test_a_stop_drains_first_by_itself(tmp_path: Path) -> None:
         assert state is not None
         assert (state.loaded, state.draining) == (("a",), ())
 
-    with running(tmp_path, how) as runtime:
-        asyncio.run(story(runtime))
+    asyncio.run(story())
 
 
-def test_batching_and_groups_change_without_loss(tmp_path: Path) -> None:
+def test_batching_and_groups_change_without_loss(runtime: Running) -> None:
     """From timeout to deferred, then each service to a group of its own, eager and timeout, then back."""
     how = settings(PATIENT)
     first, second = whole(how.inventory)
 
-    async def story(runtime: Running) -> None:
+    async def story() -> None:
         executor = runtime.executor
         await executor.apply(brought_up([first, second], "ab", Batching("timeout", 0.05)))
 
@@ -146,19 +173,18 @@ def test_batching_and_groups_change_without_loss(tmp_path: Path) -> None:
         replies = await under_load(runtime, change)
         assert [r for r in replies if r.status != 200] == []
 
-    with running(tmp_path, how) as runtime:
-        asyncio.run(story(runtime))
-        assert len(runtime.finished()) <= 480  # the rest is still on its way to the log
+    asyncio.run(story())
+    assert len(runtime.finished(480)) == 480
 
 
-def test_a_killed_worker_costs_what_it_ran_and_is_made_anew(tmp_path: Path) -> None:
+def test_a_killed_worker_costs_what_it_ran_and_is_made_anew(runtime: Running) -> None:
     how = settings(PATIENT)
     first, second = whole(how.inventory)
     batching = (Batching("eager"),) * 2
     group = SubCluster("all", (first, second), ("a", "b"), batching)
     plan = Plan((HeldGpu(first.gpu), HeldGpu(second.gpu)), (group,), routed(group).routes)
 
-    async def story(runtime: Running) -> None:
+    async def story() -> None:
         executor = runtime.executor
         await executor.apply(commands_for(plan, await executor.observe()))
 
@@ -181,15 +207,14 @@ def test_a_killed_worker_costs_what_it_ran_and_is_made_anew(tmp_path: Path) -> N
         assert commands_for(plan, await executor.observe()) == ()
         assert first.id in {r.body["instance"] for r in replies[-120:] if r.status == 200}
 
-    with running(tmp_path, how) as runtime:
-        asyncio.run(story(runtime))
+    asyncio.run(story())
 
 
-def test_a_replica_that_was_drained_takes_requests_again_when_it_is_started(tmp_path: Path) -> None:
-    how = settings(PATIENT, 1)
-    (only,) = whole(how.inventory)
+def test_a_replica_that_was_drained_takes_requests_again_when_it_is_started(runtime: Running) -> None:
+    how = settings(PATIENT)
+    only = whole(how.inventory)[0]
 
-    async def story(runtime: Running) -> None:
+    async def story() -> None:
         executor = runtime.executor
         await executor.apply(brought_up([only], "a", Batching("eager")))
 
@@ -199,8 +224,7 @@ def test_a_replica_that_was_drained_takes_requests_again_when_it_is_started(tmp_
 
         assert {r.status for r in await under_load(runtime, there_and_back, "a")} == {200}
 
-    with running(tmp_path, how) as runtime:
-        asyncio.run(story(runtime))
+    asyncio.run(story())
 
 
 def test_a_drain_that_takes_too_long_is_busy_and_undone(tmp_path: Path) -> None:
@@ -261,6 +285,7 @@ def test_workers_die_with_a_runtime_that_is_killed(tmp_path: Path) -> None:
         asyncio.run(story(runtime))
 
 
+@pytest.mark.slow
 def test_instances_that_name_one_lock_file_share_one_device(tmp_path: Path) -> None:
     """On one device batches follow each other, so all together take at least the sum of their times."""
     how = settings((service("a", slo_ms=2000.0),))

@@ -57,6 +57,7 @@ def test_torch_runs_a_network_and_its_curve_can_be_measured() -> None:
     assert measure(replace(TINY, width=1024, layers=8), (64,), repeats=5).latency_s(64) > curve.latency_s(64)
 
 
+@pytest.mark.slow
 def test_a_torch_worker_serves_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     device = Device(kind="torch", width=256, layers=4)

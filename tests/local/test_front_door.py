@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from local.harness import NAMES, Running, brought_up, running, settings, whole
+from aiohttp import web
+from local.harness import NAMES, Lender, Running, brought_up, settings, whole
 from miniature import cut
 
 from partita.errors import Busy, ConfigError, Failed, Unsupported
@@ -24,10 +27,16 @@ from partita.model.staggered import NO_OVERHEADS
 from partita.replay.pools import PoolMaker
 
 
+@pytest.fixture(scope="module")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    with closing(Lender(tmp_path_factory.mktemp("door"), settings(model_load_s=0.4))) as known:
+        yield known
+
+
 @pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Running]:
-    with running(tmp_path, settings(model_load_s=0.4)) as started:
-        yield started
+def runtime(lender: Lender) -> Iterator[Running]:
+    with lender.lend() as lent:
+        yield lent
 
 
 async def call(runtime: Running, path: str, body: Any = None) -> tuple[int, Any]:
@@ -50,8 +59,7 @@ def test_requests_that_cannot_be_served_are_told_why(runtime: Running) -> None:
         assert (status, set(told)) == (200, {"batch", "queue_ms", "latency_ms", "instance"})
 
     asyncio.run(story())
-    assert runtime.stop() == 0
-    logged = runtime.finished()
+    logged = runtime.finished(2)
     assert [(f["status"], f["size"], f["batch"]) for f in logged] == [("dropped", None, None), ("good", 12.5, 1)]
 
 
@@ -133,6 +141,48 @@ def test_a_command_that_takes_too_long_is_busy_and_goes_on(runtime: Running) -> 
         state = (await runtime.executor.observe()).state(gpu.id)
         assert state is not None
         assert state.loaded == ("a",)
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_dies_while_models_load_fails_the_command(runtime: Running) -> None:
+    async def story() -> None:
+        gpu = settings().inventory[0]
+        (instance,) = whole([gpu])
+        start = StartReplicas(gpu.id, ("a",), (Batching("eager"),), "")
+        await runtime.executor.apply([Acquire(gpu.id, ""), CreateInstance(instance, "")])
+        starting = asyncio.create_task(runtime.executor.apply([start]))
+        while not (seen := (await runtime.executor.observe()).state(gpu.id)) or not seen.loading:
+            await asyncio.sleep(0.01)
+        os.kill((await runtime.state())["workers"][gpu.id], signal.SIGKILL)
+        with pytest.raises(Failed, match=f"the worker of {gpu.id} ended"):
+            await starting
+        await runtime.executor.apply([CreateInstance(instance, ""), start])
+        again = (await runtime.executor.observe()).state(gpu.id)
+        assert again is not None
+        assert again.loaded == ("a",)
+
+    asyncio.run(story())
+
+
+def test_commands_side_by_side_wait_for_no_connection() -> None:
+    """More than an HTTP client's usual hundred, each taking longer than the wait for a connection."""
+
+    async def done(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.6)
+        return web.json_response({})
+
+    async def story() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/control", done)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            executor = LocalExecutor(f"http://127.0.0.1:{runner.addresses[0][1]}", NAMES, observe_s=0.5)
+            await executor.apply([StartReplicas(f"gpu{n}", ("a",), (Batching("eager"),), "") for n in range(120)])
+        finally:
+            await runner.cleanup()
 
     asyncio.run(story())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
-from local.harness import BUSY, brought_up, play, poisson, running, service, settings, whole
+from local.harness import BUSY, Lender, brought_up, play, poisson, service, settings, whole
 
 from partita.model.cluster import Batching, SubCluster
 from partita.model.load import Arrivals
@@ -21,14 +22,24 @@ SERVICES = (service("a", slo_ms=250.0), service("b", slo_ms=250.0))
 DISCIPLINE = {d.name: d for d in DISCIPLINES}
 
 
+@pytest.fixture(scope="module")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    with closing(Lender(tmp_path_factory.mktemp("live"), settings(SERVICES), BUSY)) as known:
+        yield known
+
+
 @pytest.mark.parametrize(
     "batching",
-    [Batching("deferred"), Batching("eager"), Batching("timeout", 0.02), Batching("triton", 0.02, 16)],
+    [
+        Batching("deferred"),
+        pytest.param(Batching("eager"), marks=pytest.mark.slow),
+        Batching("timeout", 0.02),
+        pytest.param(Batching("triton", 0.02, 16), marks=pytest.mark.slow),
+    ],
     ids=lambda b: b.discipline,
 )
-def test_live_batches_are_those_of_replay(batching: Batching, tmp_path: Path) -> None:
-    how = settings(SERVICES)
-    instances = whole(how.inventory)
+def test_live_batches_are_those_of_replay(batching: Batching, lender: Lender) -> None:
+    instances = whole(settings().inventory)
 
     async def story(url: str) -> str:
         await runtime.executor.apply(brought_up(instances, "ab", batching))
@@ -45,14 +56,16 @@ def test_live_batches_are_those_of_replay(batching: Batching, tmp_path: Path) ->
         async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as metrics:
             return await metrics.text()
 
-    with running(tmp_path, how, BUSY) as runtime:
+    with lender.lend() as runtime:
         metrics = asyncio.run(story(runtime.url))
-    finished = runtime.finished()
+        finished = runtime.finished(750)
+        runtime.before = 0
+        ever = runtime.finished()
     assert len(finished) == 750
     group = SubCluster("all", tuple(instances), ("a", "b"), (batching,) * 2)
     live, replayed = mean_batch(finished), replayed_mean_batch(SERVICES, group, finished)
     assert live == pytest.approx(replayed, rel=0.2)
-    good = sum(f["status"] == "good" and f["service"] == "a" for f in finished)
+    good = sum(f["status"] == "good" and f["service"] == "a" for f in ever)
     assert f'partita_runtime_requests_total{{outcome="good",service="a"}} {good:.1f}' in metrics
     assert 'partita_runtime_queue_depth{service="a"} 0.0' in metrics
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 
 import pytest
 from contracts.executor_contract import ExecutorContract, Subject
-from local.harness import Running, running, settings
+from local.harness import Lender, Running, settings
 from miniature import cut
+
+
+@pytest.fixture(scope="module")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    with closing(Lender(tmp_path_factory.mktemp("contract"), settings())) as known:
+        yield known
 
 
 class TestLocalExecutor(ExecutorContract):
     @pytest.fixture(autouse=True)
-    def _runtime(self, tmp_path: Path) -> Iterator[None]:
-        with running(tmp_path, settings()) as runtime:
+    def _runtime(self, lender: Lender) -> Iterator[None]:
+        with lender.lend() as runtime:
             self._running: Running = runtime
             yield
 

@@ -14,10 +14,10 @@ from miniature import make_world, random_instants
 from partita.controller.cli import main
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.live.parts import assemble
-from partita.controller.loop import State
 from partita.controller.recorded import compare
 from partita.controller.recording import encode, recorded
 from partita.controller.scenario_file import parse
+from partita.controller.state import State
 from partita.controller.turn import AtOnce, Watch
 from partita.controller.turn import run as turn_until
 from partita.errors import ConfigError, StoreError

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from miniature import Stage, cut, gpus, make_loop, random_instants, service
 
 from partita.controller.commands import commands_for
-from partita.controller.loop import Settings, Turn
+from partita.controller.state import Settings, Turn
 from partita.hookspecs import hookimpl
 from partita.model.cluster import Batching
 from partita.model.plan import Action, Batchings, Budgets, Capacity, Geometries, Placement, Proposal, feasible

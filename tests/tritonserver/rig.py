@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +79,13 @@ async def config_of(endpoint: Endpoint, model: str) -> dict[str, Any]:
         return config
 
 
+async def until(found: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for something to be so; at most half a minute."""
+    async with asyncio.timeout(30.0):
+        while not await found():
+            await asyncio.sleep(0.02)
+
+
 async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, model: str) -> dict[str, int] | int:
     """Send one request; returns what the model says, or the status of a failure."""
     async with session.post(f"{endpoint.url}/v2/models/{model}/infer", json=infer_request()) as answer:
@@ -89,13 +96,13 @@ async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, model: str) ->
 
 
 async def load_on(
-    endpoint: Endpoint, models: Sequence[str], *, rate_rps: float, until: asyncio.Event
+    endpoint: Endpoint, models: Sequence[str], *, rate_rps: float, done: asyncio.Event
 ) -> list[dict[str, int] | int]:
     """Send requests at a fixed rate, whatever their answers take, until told to stop; returns all answers."""
     loop, answers = asyncio.get_running_loop(), list[asyncio.Task[dict[str, int] | int]]()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         begin = loop.time()
-        while not until.is_set():
+        while not done.is_set():
             answers.append(asyncio.create_task(ask(session, endpoint, models[len(answers) % len(models)])))
             await asyncio.sleep(max(0.0, begin + len(answers) / rate_rps - loop.time()))
         return list(await asyncio.gather(*answers))

@@ -58,7 +58,7 @@ def test_batching_changes_under_load_without_one_failed_request(server: TritonSe
     async def story(executor: TritonExecutor, endpoint: Endpoint) -> None:
         await executor.apply([StartReplicas(GPU, ("a", "b"), (ONE, ONE), "")])
         done = asyncio.Event()
-        load = asyncio.create_task(load_on(endpoint, ["model-a", "model-b"], rate_rps=120.0, until=done))
+        load = asyncio.create_task(load_on(endpoint, ["model-a", "model-b"], rate_rps=120.0, done=done))
         changes = (OTHER, Batching("timeout", 0.03, 16), Batching("triton", 0.03, 16, (("instances", 2),)), ONE)
         for batching in changes:
             await asyncio.sleep(0.3)
@@ -72,11 +72,12 @@ def test_batching_changes_under_load_without_one_failed_request(server: TritonSe
     play(server, tmp_path, story)
 
 
+@pytest.mark.slow
 def test_a_longer_timeout_makes_larger_batches(server: TritonServer, tmp_path: Path) -> None:
     async def mean_batch(executor: TritonExecutor, endpoint: Endpoint, timeout_s: float) -> float:
         await executor.apply([SetBatching(GPU, ("a",), (Batching("timeout", timeout_s, 16),), "")])
         done = asyncio.Event()
-        load = asyncio.create_task(load_on(endpoint, ["model-a"], rate_rps=100.0, until=done))
+        load = asyncio.create_task(load_on(endpoint, ["model-a"], rate_rps=100.0, done=done))
         await asyncio.sleep(1.0)
         done.set()
         sizes = [answer["BATCH"] for answer in await load if not isinstance(answer, int)]
@@ -90,6 +91,7 @@ def test_a_longer_timeout_makes_larger_batches(server: TritonServer, tmp_path: P
     play(server, tmp_path, story)
 
 
+@pytest.mark.slow
 def test_two_services_never_use_their_device_at_one_time(server: TritonServer, tmp_path: Path) -> None:
     async def story(executor: TritonExecutor, endpoint: Endpoint) -> None:
         await executor.apply([StartReplicas(GPU, ("a", "b"), (ONE, ONE), "")])
@@ -141,6 +143,7 @@ def test_every_configuration_sent_is_complete(server: TritonServer, tmp_path: Pa
     asyncio.run(played())
 
 
+@pytest.mark.slow
 def test_another_number_of_model_instances_loads_nothing_anew(server: TritonServer, tmp_path: Path) -> None:
     async def story(executor: TritonExecutor, endpoint: Endpoint) -> None:
         await executor.apply([StartReplicas(GPU, ("a",), (ONE,), "")])
@@ -170,6 +173,7 @@ def test_a_refused_configuration_leaves_the_old_one_serving(server: TritonServer
     play(server, tmp_path, story)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_start_as_wished_is_not_left_loaded(server: TritonServer, tmp_path: Path) -> None:
     async def story(executor: TritonExecutor, endpoint: Endpoint) -> None:
         with pytest.raises(Failed, match="this engine takes batches up to 32"):
@@ -193,6 +197,37 @@ def test_a_model_that_fails_its_probe_gets_its_former_configuration_back(server:
     play(server, tmp_path, story, probes={"a": probe})
 
 
+@pytest.mark.slow
+def test_a_model_too_busy_for_its_probe_keeps_its_new_configuration(server: TritonServer, tmp_path: Path) -> None:
+    """400 ms a request, 20 a second, and 100 ms to wait at most: the probe is given up by the queue policy."""
+    policy = (("queue_policy", "reject"), ("queue_timeout_ms", 100.0))
+    one, two = (Batching("timeout", 0.0, 1, (*number, *policy)) for number in ((), (("instances", 2),)))
+
+    async def story(executor: TritonExecutor, endpoint: Endpoint) -> None:
+        await executor.apply([StartReplicas(GPU, ("slow",), (one,), "")])
+        done = asyncio.Event()
+        load = asyncio.create_task(load_on(endpoint, ["slow"], rate_rps=20.0, done=done))
+        await asyncio.sleep(1.0)
+        await executor.apply([SetBatching(GPU, ("slow",), (two,), "")])
+        assert (await state_of(executor, WHOLE[0])).batching == {"slow": two}
+        done.set()
+        assert [a for a in await load if isinstance(a, int)] != []  # others were given up as well
+
+    probes = {"slow": infer_request()}
+    play(server, tmp_path, story, probes=probes)
+
+
+def test_a_probe_that_waits_for_its_batch_longer_than_we_do_says_nothing(server: TritonServer, tmp_path: Path) -> None:
+    long = Batching("timeout", 1.5, 4)
+
+    async def story(executor: TritonExecutor, endpoint: Endpoint) -> None:
+        await executor.apply([StartReplicas(GPU, ("a",), (long,), "")])
+        assert (await state_of(executor, WHOLE[0])).batching == {"a": long}
+
+    play(server, tmp_path, story, probes={"a": infer_request()}, patience=Patience(call_s=0.8, quiet_s=0.1))
+
+
+@pytest.mark.slow
 def test_with_unload_first_a_model_is_gone_before_it_loads_anew(server: TritonServer, tmp_path: Path) -> None:
     async def played() -> None:
         async with emptied(server.endpoint), proxy(server.endpoint.url) as seen:
@@ -225,6 +260,7 @@ def test_a_drained_model_has_answered_everything_before_it_is_unloaded(server: T
     play(server, tmp_path, story)
 
 
+@pytest.mark.slow
 def test_a_drain_that_does_not_end_is_busy_and_stays_marked(server: TritonServer, tmp_path: Path) -> None:
     async def story(executor: TritonExecutor, endpoint: Endpoint) -> None:
         await executor.apply([StartReplicas(GPU, ("slow",), (Batching("timeout", 0.0, 1),), "")])
@@ -242,6 +278,7 @@ def test_a_drain_that_does_not_end_is_busy_and_stays_marked(server: TritonServer
     play(server, tmp_path, story, patience=Patience(drain_s=0.3, quiet_s=0.1))
 
 
+@pytest.mark.slow
 def test_a_load_whose_answer_is_lost_is_read_back(server: TritonServer, tmp_path: Path) -> None:
     impatient = Patience(load_s=1.5, quiet_s=0.1)
 

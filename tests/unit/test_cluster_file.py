@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from partita.controller import cluster_file
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.entries import Entry
-from partita.controller.live.hands import Patience
 from partita.controller.live.parts import checked
-from partita.controller.loop import OnDrift, OnMissing
+from partita.controller.live.patience import Patience
 from partita.controller.recorded import file_of
 from partita.controller.scenario_file import parse
+from partita.controller.state import OnDrift, OnMissing
 from partita.errors import ConfigError
 from partita.model.plain import to_json
 
@@ -166,7 +166,7 @@ def test_what_shows_only_when_parts_are_put_together(given: str, sentence: str) 
 
 
 def test_an_executor_that_no_plugin_brings() -> None:
-    with pytest.raises(ConfigError, match="executor.plugin.name: no executor is named 'magic'"):
+    with pytest.raises(ConfigError, match=r"executor\.plugin\.name: no executor is named 'magic'"):
         checked(read(FILE.replace(TRITON, "plugin: {name: magic}")))
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from miniature import DEFAULTS, Stage, cut, even, gpus, make_loop, random_instants, service
 
-from partita.controller.loop import Loop, Settings
+from partita.controller.loop import Loop
+from partita.controller.state import Settings
 from partita.hookspecs import hookimpl
 from partita.mig import Geometry
 from partita.model.cluster import Batching, Gpu

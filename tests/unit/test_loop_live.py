@@ -12,8 +12,8 @@ import pytest
 from miniature import DEFAULTS, Stage, even, gpus, make_loop, service
 
 from partita.controller.commands import after, commands_for, signature
-from partita.controller.loop import OnDrift, OnMissing, Settings, Turn
 from partita.controller.recording import decode, encode, recorded
+from partita.controller.state import OnDrift, OnMissing, Settings, Turn
 from partita.hookspecs import hookimpl
 from partita.model.cluster import Batching, InstanceState, Status, instances_of
 from partita.model.load import Observation, Orders, Work

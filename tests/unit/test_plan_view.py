@@ -92,7 +92,7 @@ def test_a_difference_names_everything_that_changes() -> None:
         given_back=("gpu0",),
         recut={"gpu1": ("3g.40gb@0,3g.40gb@4", "whole")},
         replicas={"a": (3, 2), "b": (1, 2), "c": (1, 2)},
-        started={s: ("gpu1", "gpu2") for s in "abc"},
+        started=dict.fromkeys("abc", ("gpu1", "gpu2")),
         stopped={"a": ("gpu0", LOW.id, HIGH.id), "b": ("gpu0",), "c": ("gpu0",)},
         batching={"b": ("eager", "timeout, waits at most 20 ms, at most 8 a batch")},
         routes=(
@@ -108,8 +108,7 @@ def test_a_difference_names_everything_that_changes() -> None:
         "b: 1 → 2 replicas, starts on gpu1, gpu2, leaves gpu0",
         "c: 1 → 2 replicas, starts on gpu1, gpu2, leaves gpu0",
         "batches b otherwise: eager → timeout, waits at most 20 ms, at most 8 a batch",
-        "routes otherwise: a to small up to size 64, large (75 %), small (25 %); b, c to large → a, b, c to\n"
-        "    large",
+        "routes otherwise: a to small up to size 64, large (75 %), small (25 %); b, c to large → a, b, c to\n    large",
     ]
 
 
@@ -175,7 +174,8 @@ def command(position: int, state: str, *events: EventRecord, undo: bool = False)
 
 
 STORY = [
-    command(0, "done", event("started"), event("busy", after_s=1, problem="in use"), event("started", after_s=2, attempt=2), event("done", after_s=2.5)),
+    command(0, "done", event("started"), event("busy", after_s=1, problem="in use"),
+            event("started", after_s=2, attempt=2), event("done", after_s=2.5)),
     command(1, "failed", event("started", after_s=3), event("failed", after_s=4, problem="no answer")),
     command(2, "claimed", event("started", after_s=3)),
     command(3, "claimed", event("started", after_s=3), event("busy", after_s=4, problem="in use")),

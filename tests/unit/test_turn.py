@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 from miniature import Stage, even, gpus, make_loop, make_world, service
 
-from partita.controller.loop import Loop, Turn
+from partita.controller.loop import Loop
+from partita.controller.state import Turn
 from partita.controller.turn import AtOnce, Watch, run
 from partita.errors import StoreError
 from partita.hookspecs import hookimpl
