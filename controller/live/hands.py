@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from partita.controller.commands import Progress, below_need, commands_for, progress, signature
-from partita.controller.live.patience import Patience
+from partita.controller.live.patience import PATIENT, Patience
 from partita.controller.state import Turn
 from partita.controller.turn import Sight
 from partita.errors import Busy, ExecutionError, Failed, NotLeading, StoreError, Unsupported
@@ -134,7 +134,7 @@ class LiveHands:
         run: int,
         leading: Callable[[], int],
         orders: Callable[[], Awaitable[Orders]],
-        patience: Patience = Patience(),
+        patience: Patience = PATIENT,
         told: Callable[[str, Mapping[str, object]], None] = lambda *_: None,
     ) -> None:
         self._executor, self._ledger, self._run = executor, ledger, run

@@ -25,3 +25,6 @@ class Patience:
     keep_need: bool = True
     side_by_side: int = 8
     """Instances or replicas that are started at one time."""
+
+
+PATIENT = Patience()
