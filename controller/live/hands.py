@@ -174,11 +174,18 @@ class LiveHands:
         """Begin to carry out a decision, which is in the journal already; what is under way ends first."""
         assert self.good is not None
         assert turn.plan is not None
-        self._replaced = True
+        tick, was_busy, self._replaced = turn.decision.tick, self.busy, True
         await self.stop(self._patience.call_s)
         self._stopping = self._replaced = False
+        if was_busy:  # what ended meanwhile has changed the world that the commands were made for
+            self._at = _At(tick, failures=self._at.failures)
+            self._to_resume = Standing(self._run, tick, turn.plan, self.good, turn.need)
+            with suppress(*_UNSEEN):
+                self._cluster = await self._observe()
+                await self._resume_late(False, {})
+            return
         numbered = tuple((n, c, 0) for n, c in enumerate(commands))
-        self._begin(Job(self._run, turn.decision.tick, turn.plan, self.good, turn.need, numbered))
+        self._begin(Job(self._run, tick, turn.plan, self.good, turn.need, numbered))
 
     def _begin(self, job: Job) -> None:
         """Begin a job in the background; the last replica of what its plan serves is needed in any case."""

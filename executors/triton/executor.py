@@ -215,7 +215,8 @@ class TritonExecutor:
                     page = replace(page, instances=tuple(dict.fromkeys((*page.instances, instance))))
                 case DestroyInstance(key):
                     await self._check_empty(_instance(page, key))
-                    page = replace(page, instances=tuple(i for i in page.instances if i.id != key))
+                    instances = tuple(i for i in page.instances if i.id != key)
+                    page = replace(page, instances=instances, draining=tuple(d for d in page.draining if d[0] != key))
                 case SetShare(key):
                     _instance(page, key)
                 case SetRoutes(sub_clusters, routes):
@@ -244,8 +245,9 @@ class TritonExecutor:
                 names = [self._names[s] for s in services]
                 await _all(models.drain(name) for name in names if states.get(name) == "READY")
             case StopReplicas(key, services):
+                # Marked as draining until routes leave them out: gateways would send requests to what is gone.
+                await self._mark(key, services, term, drains=True)
                 await _all(models.stop(self._names[s]) for s in services)
-                await self._mark(key, services, term, drains=False)
             case _:
                 assert_never(command)
 

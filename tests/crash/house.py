@@ -234,7 +234,7 @@ def check_story(commands: Sequence[CommandRecord]) -> None:
         assert events.count("done") <= 1, place
         assert attempts == sorted(attempts), (place, events, attempts)
         assert terms == sorted(terms), place
-        ends = [n for n, e in enumerate(events) if e in ("done", "failed", "undone")]
+        ends = [n for n, e in enumerate(events) if e in ("done", "failed", "undone", "replaced")]
         assert ends in ([], [len(events) - 1]), (place, events)
         if events and events[-1] == "done":
             last = command.events[-1]
@@ -243,7 +243,11 @@ def check_story(commands: Sequence[CommandRecord]) -> None:
 
 def all_done(commands: Sequence[CommandRecord]) -> list[str]:
     """Name commands that are neither done nor taken back."""
-    return [f"{c.position} {c.verb} {c.target}: {c.state}" for c in commands if c.state not in ("done", "undone")]
+    return [
+        f"{c.position} {c.verb} {c.target}: {c.state}"
+        for c in commands
+        if c.state not in ("done", "undone", "replaced")
+    ]
 
 
 async def brought_to(executor: Executor, plan: Plan, dsn: str) -> ClusterState:

@@ -158,7 +158,7 @@ def test_a_plan_that_is_ordered_during_a_change_takes_its_place(pg_dsn: str, tmp
                 await town.settles(ONE)
             assert replies.others == []
             events = [e for e in await town.events() if (e["run"], e["tick"]) == (at["run"], at["tick"])]
-            assert {e["problem"] for e in events if e["event"] == "undone"} == {"another plan came"}
+            assert {e["problem"] for e in events if e["event"] == "replaced"} == {"another plan came"}
             assert not [e for e in events if e["event"] == "left"]
             await check_done_once(town)
             first.check_calm()

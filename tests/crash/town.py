@@ -164,7 +164,7 @@ class Town:
 
     async def is_settled(self, plan: Plan | None = None) -> bool:
         """Say whether everything that was commanded is done, and the cluster is as a plan wants it."""
-        if await self.fetch("SELECT 1 FROM command WHERE state NOT IN ('done', 'undone')"):
+        if await self.fetch("SELECT 1 FROM command WHERE state NOT IN ('done', 'undone', 'replaced')"):
             return False
         return plan is None or commands_for(plan, await self.executor.observe()) == ()
 

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -23,17 +25,24 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def scratch() -> Iterator[Path]:
+    """Make a folder with a short name, since the names of PostgreSQL's sockets must be short."""
+    with TemporaryDirectory(prefix="live-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def environment(scratch: Path) -> dict[str, str]:
     try:
         installation(VENV)
     except ConfigError as problem:
         pytest.skip(str(problem))
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     return {**os.environ, VENV_VARIABLE: str(VENV), "TMPDIR": str(scratch), "COLUMNS": "160"}
 
 
-def test_a_short_run_measures_everything_and_leaves_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_short_run_measures_everything_and_leaves_nothing(
+    tmp_path: Path, scratch: Path, environment: dict[str, str]
+) -> None:
     at = 1_700_000_000 + np.sort(np.random.default_rng(1).uniform(0, 600, 6000))
     lines = [f"{t:.6f},{'ab'[n % 2]},1,1" for n, t in enumerate(at)]
     (tmp_path / "own.csv").write_text("\n".join(["ts,service,size,output_size", *lines, ""]))
@@ -49,11 +58,11 @@ def test_a_short_run_measures_everything_and_leaves_nothing(tmp_path: Path, envi
     assert len(re.findall(r"^(?:Holds|DOES NOT HOLD): ", done.stdout, re.MULTILINE)) == 3
     report = (tmp_path / "report.html").read_text("utf-8")
     assert all(name in report.replace("&#x27;", "'") for name in RUNS)
-    assert list((tmp_path / "scratch").iterdir()) == []
-    assert _using(tmp_path) == []
+    assert list(scratch.iterdir()) == []
+    assert _using(scratch) == []
 
 
-def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path, scratch: Path, environment: dict[str, str]) -> None:
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen([*DEMO, *SHORT], cwd=tmp_path, env=environment, stdout=said, stderr=said)
         try:
@@ -69,8 +78,8 @@ def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path, environment: di
             process.wait()
     assert (tmp_path / "said").read_text().endswith("Stopped.\n")
     assert not (tmp_path / "report.html").exists()
-    assert list((tmp_path / "scratch").iterdir()) == []
-    assert _using(tmp_path) == []
+    assert list(scratch.iterdir()) == []
+    assert _using(scratch) == []
 
 
 def test_without_a_server_it_says_how_to_get_one(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class Running:
     url: str
     process: subprocess.Popen[str]
     log: Path
-    before: int = 0
-    """Lines of the log that are of an earlier test."""
+    since_s: float = 0.0
+    """When it was lent: what came before is another test's."""
     executor: LocalExecutor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,10 +65,14 @@ class Running:
     def finished(self, least: int = 0) -> list[dict[str, Any]]:
         """Return what the runtime logged since it was lent, once that is as much as this."""
         until_s = time.monotonic() + 20.0
-        while len(rows := [json.loads(line) for line in self.log.read_text().splitlines()[self.before :]]) < least:
+        while len(rows := [row for row in self.ever() if row["arrived_s"] >= self.since_s]) < least:
             assert time.monotonic() < until_s, f"{len(rows)} requests were logged instead of {least}"
             time.sleep(0.02)
         return rows
+
+    def ever(self) -> list[dict[str, Any]]:
+        """Return everything that it logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     async def state(self) -> dict[str, Any]:
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/v1/state") as answer:
@@ -122,7 +126,7 @@ class Lender:
             folder = self._folder / str(self._number)
             folder.mkdir()
             self._runtime = self._stack.enter_context(running(folder, self._how, self._overheads))
-        self._runtime.before = len(self._runtime.log.read_text().splitlines())
+        self._runtime.since_s = time.time()
         try:
             yield self._runtime
         finally:

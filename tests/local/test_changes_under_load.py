@@ -112,6 +112,7 @@ def test_taking_an_instance_away_again_and_again_loses_no_request(discipline: st
     assert all(f["status"] != "dropped" for f in finished)
 
 
+@pytest.mark.slow
 def test_what_drains_gets_nothing_new_even_if_it_is_free_first(tmp_path: Path) -> None:
     slow = (service("a", slo_ms=10_000.0, beta_ms=500.0),)
     how = settings(slow)
@@ -210,6 +211,7 @@ def test_a_killed_worker_costs_what_it_ran_and_is_made_anew(runtime: Running) ->
     asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_a_replica_that_was_drained_takes_requests_again_when_it_is_started(runtime: Running) -> None:
     how = settings(PATIENT)
     only = whole(how.inventory)[0]
@@ -227,6 +229,7 @@ def test_a_replica_that_was_drained_takes_requests_again_when_it_is_started(runt
     asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_a_drain_that_takes_too_long_is_busy_and_undone(tmp_path: Path) -> None:
     slow = (service("a", slo_ms=10_000, beta_ms=1500.0),)
     how = settings(slow, 1, drain_s=0.2)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from local.harness import NAMES, settings
+from local.harness import settings
 from miniature import BUILT_IN
 
 from partita.executors.local.runtime import Runtime
@@ -21,7 +21,6 @@ def test_a_clock_that_is_set_moves_later_arrivals_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how, log = settings(), tmp_path / "log.jsonl"
-    assert NAMES
 
     async def story() -> None:
         sink = JsonLines(log)

@@ -49,6 +49,7 @@ def test_an_emulated_batch_never_takes_less_than_its_time() -> None:
         assert time.monotonic() - began >= least_s
 
 
+@pytest.mark.slow
 def test_torch_runs_a_network_and_its_curve_can_be_measured() -> None:
     pytest.importorskip("torch")
     curve = measure(TINY, (1, 8, 64), repeats=5)

@@ -59,8 +59,7 @@ def test_live_batches_are_those_of_replay(batching: Batching, lender: Lender) ->
     with lender.lend() as runtime:
         metrics = asyncio.run(story(runtime.url))
         finished = runtime.finished(750)
-        runtime.before = 0
-        ever = runtime.finished()
+        ever = runtime.ever()
     assert len(finished) == 750
     group = SubCluster("all", tuple(instances), ("a", "b"), (batching,) * 2)
     live, replayed = mean_batch(finished), replayed_mean_batch(SERVICES, group, finished)

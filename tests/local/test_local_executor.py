@@ -24,6 +24,10 @@ class TestLocalExecutor(ExecutorContract):
             self._running: Running = runtime
             yield
 
+    @pytest.mark.slow
+    def test_from_each_plan_to_each_other(self) -> None:
+        super().test_from_each_plan_to_each_other()
+
     def make(self) -> Subject:
         async def settle() -> None:
             """Everything is done when `apply` returns."""

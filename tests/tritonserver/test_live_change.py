@@ -120,6 +120,7 @@ def test_what_is_so_already_is_not_sent(server: TritonServer, tmp_path: Path) ->
     asyncio.run(played())
 
 
+@pytest.mark.slow
 def test_every_configuration_sent_is_complete(server: TritonServer, tmp_path: Path) -> None:
     async def played() -> None:
         async with (
@@ -297,7 +298,7 @@ def test_a_load_whose_answer_is_lost_is_read_back(server: TritonServer, tmp_path
 
 
 def test_no_second_load_is_sent_while_the_outcome_of_one_is_unknown(server: TritonServer, tmp_path: Path) -> None:
-    impatient = Patience(load_s=1.5, quiet_s=0.1)
+    impatient = Patience(load_s=0.5, quiet_s=0.1)
 
     async def played() -> None:
         async with (

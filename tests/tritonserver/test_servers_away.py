@@ -49,6 +49,7 @@ def test_a_killed_server_comes_back_as_its_files_say_and_is_set_again(own_server
     asyncio.run(played())
 
 
+@pytest.mark.slow
 def test_one_server_of_two_that_is_away_is_waited_for(
     own_server: TritonServer, shared_servers: tuple[TritonServer, TritonServer], tmp_path: Path
 ) -> None:
