@@ -246,8 +246,8 @@ def progress(command: Command, cluster: ClusterState) -> Progress:
         case SetShare(key, gpu_percent):
             state = cluster.state(key)
             return _done(state is not None and state.instance.gpu_percent == gpu_percent)
-        case StartReplicas(key, services):
-            return _of_start(cluster.state(key), services)
+        case StartReplicas(key, services, batching):
+            return _of_start(cluster.state(key), dict(zip(services, batching, strict=True)))
         case StopReplicas(key, services) | Drain(key, services):
             state = cluster.state(key)
             return _done(state is None or not _services(state) & set(services))
@@ -269,10 +269,12 @@ def _of_instance(state: InstanceState | None) -> Progress:
     return Progress.UNDERWAY if state.status is Status.CREATING else Progress.DONE
 
 
-def _of_start(state: InstanceState | None, services: tuple[str, ...]) -> Progress:
-    if state is None or not set(services) <= _serving(state):
+def _of_start(state: InstanceState | None, wanted: Mapping[str, Batching]) -> Progress:
+    if state is None or not wanted.keys() <= _serving(state):
         return Progress.ABSENT
-    return Progress.DONE if set(services) <= set(state.loaded) else Progress.UNDERWAY
+    if any(state.batching.get(service, batching) != batching for service, batching in wanted.items()):
+        return Progress.ABSENT
+    return Progress.DONE if wanted.keys() <= set(state.loaded) else Progress.UNDERWAY
 
 
 def after(cluster: ClusterState, command: Command) -> ClusterState:

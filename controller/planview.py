@@ -14,7 +14,7 @@ from partita.mig import Geometry
 from partita.model.cluster import Batching, Route, SubCluster
 from partita.model.plain import to_plain
 from partita.model.plan import Plan
-from partita.store.operation import CommandRecord, EventRecord
+from partita.store.operators import CommandRecord, EventRecord
 
 WIDTH = 100
 MOST_NAMED = 8

@@ -24,7 +24,7 @@ from partita.model.plain import to_json
 from partita.model.plan import target
 from partita.store.connection import Connection
 from partita.store.journal import decision_detail
-from partita.store.operation import (
+from partita.store.operators import (
     CommandRecord,
     RunHeading,
     read_first_kept,

@@ -10,7 +10,7 @@ from typing import Any
 from partita.controller.planview import is_failed
 from partita.controller.wording import because, gpus, moment, of_target, percent, span
 from partita.store.connection import Connection
-from partita.store.operation import (
+from partita.store.operators import (
     ControllerRecord,
     LeaderRecord,
     QuarantineRecord,

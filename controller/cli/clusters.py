@@ -30,7 +30,7 @@ async def choose_role(connection: Connection, name: str | None) -> str:
 
     ConfigError for a name that nobody has heard of, StoreError if there never was a controller.
     """
-    from partita.store.operation import list_known_roles
+    from partita.store.operators import list_known_roles
 
     known = await list_known_roles(connection)
     if name is not None:

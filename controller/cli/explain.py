@@ -87,7 +87,7 @@ async def _from_database(dsn: str, run: str | None, tick: int | None, as_list: b
     from partita.model.plain import to_plain
     from partita.store.connection import connect
     from partita.store.journal import list_decisions, list_runs, read_decision
-    from partita.store.operation import read_modes, read_story
+    from partita.store.operators import read_modes, read_story
 
     async with connect(dsn) as connection:
         runs = await list_runs(connection, limit=MOST_RUNS)

@@ -92,7 +92,7 @@ class _Order:
 
     async def is_taken(self, connection: Connection, status: ClusterStatus) -> bool:
         """Say whether the leading controller has taken it."""
-        from partita.store.operation import is_taken
+        from partita.store.operators import is_taken
 
         if self.kind == "rollback":
             return await is_taken(connection, self.number)
@@ -100,7 +100,7 @@ class _Order:
 
 
 async def _plain_order(connection: Connection, role: str, kind: str, reason: str) -> _Order:
-    from partita.store.operation import give_order
+    from partita.store.operators import give_order
 
     number = await give_order(connection, role, kind, by=_by(), reason=reason)
     said = f"{role} is to change nothing" if kind == "pause" else f"{role} is to decide again"
@@ -108,7 +108,7 @@ async def _plain_order(connection: Connection, role: str, kind: str, reason: str
 
 
 async def _resume(connection: Connection, role: str, reason: str, retry: bool) -> _Order:
-    from partita.store.operation import lift_quarantine
+    from partita.store.operators import lift_quarantine
 
     if retry:
         await lift_quarantine(connection, role)
@@ -117,7 +117,7 @@ async def _resume(connection: Connection, role: str, reason: str, retry: bool) -
 
 async def _rollback(connection: Connection, role: str, to: tuple[int, int] | None, reason: str) -> _Order:
     from partita.controller.cli.plan import find_numbered
-    from partita.store.operation import give_order
+    from partita.store.operators import give_order
 
     run, tick = to or await _previous(connection, role)
     await find_numbered(connection, role, run, tick)
@@ -202,7 +202,7 @@ async def _taken(connection: Connection, role: str, order: _Order) -> bool:
 
 async def _told(connection: Connection, role: str, order: _Order) -> bool:
     """Say what the controller made of an order it has taken."""
-    from partita.store.operation import read_last_decision
+    from partita.store.operators import read_last_decision
 
     if order.kind != "rollback":
         click.echo("Taken." if order.kind == "resume" else "Taken: paused.")

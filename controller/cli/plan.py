@@ -16,7 +16,8 @@ from partita.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from partita.model.plan import Plan
     from partita.store.connection import Connection
-    from partita.store.operation import CommandRecord, PlanRecord, Standing
+    from partita.store.operation import Standing
+    from partita.store.operators import CommandRecord, PlanRecord
 
 CURRENT, GOOD, OBSERVED = "current", "good", "observed"
 """Plans that are asked for by what they are: in force, last seen in place, and what the controller last saw."""
@@ -156,7 +157,7 @@ def check_which(text: str) -> None:
 
 async def find_numbered(connection: Connection, role: str, run: int, tick: int) -> Plan:
     """Return the plan of a decision; ConfigError if this cluster never had it."""
-    from partita.store.operation import read_plan, read_run
+    from partita.store.operators import read_plan, read_run
 
     if max(run, tick) < 2**63:
         heading = await read_run(connection, run)
@@ -195,7 +196,7 @@ async def plans_before(
 ) -> AsyncIterator[tuple[int, int, Plan]]:
     """Yield the plans of decisions before that one that did not fail, the latest first."""
     from partita.controller.planview import is_failed
-    from partita.store.operation import count_commands, list_plans, read_plan
+    from partita.store.operators import count_commands, list_plans, read_plan
 
     plans = await list_plans(connection, role, mode=mode_of(role), limit=MOST_PLANS)
     if not plans:
@@ -210,7 +211,7 @@ async def plans_before(
 async def _is_in_place(connection: Connection, role: str, at: tuple[int, int]) -> bool:
     """Say whether all of a plan has been carried out; the controller notes that only with its next plan."""
     from partita.controller.planview import is_done
-    from partita.store.operation import count_commands
+    from partita.store.operators import count_commands
 
     return is_done((await count_commands(connection, role, since=at)).get(at, {}))
 
@@ -245,7 +246,7 @@ async def _observed(connection: Connection, role: str) -> Found:
     from partita.controller.recording import decode
     from partita.controller.standing import adopted
     from partita.model.load import Observation
-    from partita.store.operation import read_last_observation, read_run
+    from partita.store.operators import read_last_observation, read_run
 
     standing = await find_standing(connection, role)
     last = await read_last_observation(connection, role)
@@ -260,7 +261,7 @@ async def _observed(connection: Connection, role: str) -> Found:
 
 
 async def _shown(connection: Connection, name: str | None, which: str) -> tuple[Found, list[CommandRecord]]:
-    from partita.store.operation import read_story
+    from partita.store.operators import read_story
 
     found = await _find(connection, await choose_role(connection, name), which)
     if found.run is None or found.tick is None:
@@ -280,7 +281,7 @@ async def _two(connection: Connection, name: str | None, before: str | None, aft
 
 async def _history(connection: Connection, name: str | None, limit: int) -> list[dict[str, Any]]:
     from partita.controller.planview import outcome
-    from partita.store.operation import count_commands, list_plans
+    from partita.store.operators import count_commands, list_plans
 
     role = await choose_role(connection, name)
     plans = await list_plans(connection, role, mode=mode_of(role), limit=limit)

@@ -34,7 +34,7 @@ from partita.model.plan import Plan, SetBatching, StartReplicas
 from partita.model.revive import command_from_plain
 from partita.store import embedded
 from partita.store.connection import connect
-from partita.store.operation import list_plans, read_story
+from partita.store.operators import list_plans, read_story
 
 FLUSH_S, LAG_S = 0.2, 0.1
 DRAIN_S = 4.0

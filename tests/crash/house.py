@@ -30,7 +30,7 @@ from partita.model.plan import HeldGpu, Plan, feasible
 from partita.model.staggered import Overheads
 from partita.ports import Executor
 from partita.store.connection import connect
-from partita.store.operation import CommandRecord, read_story
+from partita.store.operators import CommandRecord, read_story
 
 SERVICES = tuple(service(name, slo_ms=5000.0, beta_ms=20.0) for name in "abc")
 """Their SLO is so long that nothing is dropped because of it."""

@@ -23,7 +23,7 @@ from partita.controller.state import State, Turn
 from partita.executors.book import FileBook
 from partita.model.load import Observation
 from partita.store.connection import connect
-from partita.store.operation import read_observations
+from partita.store.operators import read_observations
 
 ADVISORY = f"{NAME}/advisory"
 

@@ -40,7 +40,7 @@ from partita.model.cluster import ClusterState
 from partita.model.load import Load, Observation, Work
 from partita.model.plan import target
 from partita.ports import Executor
-from partita.store.operation import CommandRecord
+from partita.store.operators import CommandRecord
 
 UNDOING = -1
 """The place of all commands that are not the plan's own."""

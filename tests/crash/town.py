@@ -24,7 +24,7 @@ from partita.model.plan import Plan
 from partita.ports import Tick
 from partita.store.connection import connect
 from partita.store.journal import PostgresJournal, begin_run
-from partita.store.operation import ControllerRecord, LeaderRecord, give_order, list_controllers, read_leader
+from partita.store.operators import ControllerRecord, LeaderRecord, give_order, list_controllers, read_leader
 
 T = TypeVar("T")
 

@@ -155,7 +155,7 @@ def test_a_run_in_which_nothing_acted_says_so(capsys: pytest.CaptureFixture[str]
     for wanted in ([], ["--list"], ["--run", "1", "--list"]):
         with pytest.raises(SystemExit):
             main(["explain", *wanted])
-        assert "Error: the journal holds no run yet: partita demo and " in capsys.readouterr().err
+        assert "Error: the journal holds no run yet: partita run, partita demo and " in capsys.readouterr().err
     Path("one.yaml").write_text(CONTROLLED.replace("count: 4", "count: 1"))
     run(capsys, "replay", "one.yaml", "--policy", "static", "--journal")
     said = run(capsys, "explain", "--list")

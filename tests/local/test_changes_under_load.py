@@ -133,6 +133,7 @@ def test_what_drains_gets_nothing_new_even_if_it_is_free_first(tmp_path: Path) -
         asyncio.run(story(runtime))
 
 
+@pytest.mark.slow
 def test_a_stop_drains_first_by_itself(runtime: Running) -> None:
     how = settings(PATIENT)
     first, second = whole(how.inventory)

@@ -12,7 +12,7 @@ import pytest
 from partita.errors import Failed
 from partita.executors.book import FileBook
 from partita.model.cluster import Batching, Instance, Route, SubCluster
-from partita.ports import Page
+from partita.ports import OpenLoad, Page
 
 HALF = Instance("gpu-0/3g.40gb@4", "gpu-0", 40.0, "3g.40gb", 4, 50.0)
 BATCHING = Batching("triton", 0.0012345678, None, (("instances", 2), ("queue_policy", "reject"), ("share", 0.5)))
@@ -23,6 +23,7 @@ PAGE = Page(
     (Route("a", "group", inf, 0.25), Route("a", "group", 512.0, 0.75)),
     ((HALF.id, "a"),),
     7,
+    (OpenLoad("gpu-0", "model-a", "0123456789abcdef", 1_795_635_293.5),),
 )
 
 

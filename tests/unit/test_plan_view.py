@@ -23,7 +23,7 @@ from partita.controller.planview import (
 from partita.model.cluster import Batching, Gpu, Instance, Route, SubCluster, instances_of
 from partita.model.plain import to_json
 from partita.model.plan import HeldGpu, Plan
-from partita.store.operation import CommandRecord, EventRecord
+from partita.store.operators import CommandRecord, EventRecord
 
 EAGER, PATIENT = Batching("eager"), Batching("timeout", 0.02, 8)
 HALVES = cut("2x3g.40gb")

@@ -92,9 +92,6 @@ ORDER BY o.id DESC LIMIT 1;
 UPDATE operator_order SET taken_at = clock_timestamp()
 WHERE role = $1 AND kind = 'rollback' AND taken_at IS NULL AND id <= $2;
 
--- name: orders
-SELECT id, kind, by, reason, to_run, to_tick, at, taken_at FROM operator_order WHERE role = $1 ORDER BY id DESC LIMIT $2;
-
 -- name: add_observation
 INSERT INTO observation (run, tick, detail, state) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING;
 
@@ -133,9 +130,6 @@ DELETE FROM controller WHERE role = $1 AND (holder = $2 OR seen_at < clock_times
 -- name: controllers
 SELECT holder, seen_at, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS age_s, status
 FROM controller WHERE role = $1 ORDER BY seen_at DESC;
-
--- name: roles
-SELECT role, max(seen_at) AS seen_at FROM controller GROUP BY role ORDER BY seen_at DESC;
 
 -- name: plans
 SELECT p.run, p.tick, d.at_s, p.gpus, p.reason, r.mode, r.policy
