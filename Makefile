@@ -27,15 +27,21 @@ demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=f
 demo-live: $(CORE) $(TRITON) ## control a real Triton server under a changing load, and compare with replay (Linux x86-64)
 	@$(BIN)/partita demo-live $(if $(TRACE),--trace "$$TRACE")
 
+# Tests that only compute run on all cores; those with servers and clocks of their own run one at a time.
+PURE := tests/unit tests/properties tests/golden tests/contracts
+SERVED := $(filter-out tests/bench tests/gpu $(PURE),$(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
+
 install: $(CORE) ## install the core into .venv, for use as .venv/bin/partita
 
 triton: $(TRITON) ## install a Triton server for the CPU into .venv-triton (Linux, Python 3.11 or 3.12)
 
 test: lint $(TEST) try-triton ## lint, then run every test that takes no more than a few seconds
-	@$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/bench
+	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(PURE)
+	@$(BIN)/python -m pytest -q -m "not slow" $(SERVED)
 
 test-all: lint $(TEST) try-triton ## lint, then run the slow tests too
-	@$(BIN)/python -m pytest -q --ignore=tests/bench
+	@$(BIN)/python -m pytest -q -n auto $(PURE)
+	@$(BIN)/python -m pytest -q $(SERVED)
 
 lint: $(TEST) ## check style, types and layers
 	@$(BIN)/ruff check

@@ -99,6 +99,7 @@ async def _answers(town: Town) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_away_for_longer_than_a_term(tmp_path: Path) -> None:
     away(tmp_path, away_s=4.0, term_s=1.5)
 

@@ -166,6 +166,7 @@ def test_a_plan_that_is_ordered_during_a_change_takes_its_place(pg_dsn: str, tmp
     on(pg_dsn, tmp_path, body)
 
 
+@pytest.mark.slow
 def test_a_file_is_read_again_if_it_is_good_and_refused_if_not(pg_dsn: str, tmp_path: Path) -> None:
     async def body(town: Town, house: House, path: Path) -> None:
         with controller(path, pg_dsn, "first") as first:

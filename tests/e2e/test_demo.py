@@ -34,6 +34,7 @@ def _using(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_trace_of_ones_own(tmp_path: Path, environment: dict[str, str]) -> None:
     at = 1_700_000_000 + np.sort(np.random.default_rng(1).uniform(0, 180, 3000))
     lines = [f"{t:.6f},{'ab'[n % 2]},{n % 7 + 1},1" for n, t in enumerate(at)]

@@ -238,6 +238,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 """
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_imported_again_is_as_undisturbed(pg_dsn: str, tmp_path: Path) -> None:
     path = tmp_path / "requests.csv"
     rng = np.random.default_rng(1)

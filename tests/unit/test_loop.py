@@ -46,6 +46,11 @@ GONE = ("Drain", "StopReplicas", "DestroyInstance")
 """What is done about an instance that is not wanted any more."""
 
 
+def named(value: object) -> str:
+    """Name a plugin the same in every process."""
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
 class Wants:
     """Asks for a number of GPUs."""
 
@@ -125,7 +130,7 @@ def facts(observation: Observation) -> bytes:
 # Pure ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plugin", [static, reactive, symphony, Wants(2, alternatives=(1, 3))], ids=str)
+@pytest.mark.parametrize("plugin", [static, reactive, symphony, Wants(2, alternatives=(1, 3))], ids=named)
 def test_a_turn_is_pure(plugin: object) -> None:
     made = stage({"p": plugin})
     observation = made.observe()
@@ -182,7 +187,7 @@ def test_too_little_history_holds_and_says_so() -> None:
     assert [t.decision.action for t in made.turns(3)].count(Action.ACT) == 1
 
 
-@pytest.mark.parametrize("plugin", [Wants(1, firm=True), Wants(1), symphony, reactive], ids=str)
+@pytest.mark.parametrize("plugin", [Wants(1, firm=True), Wants(1), symphony, reactive], ids=named)
 def test_a_log_that_stands_still_is_not_read_as_no_load(plugin: object) -> None:
     """The watermark stops at 40 s; whatever a policy wants then, GPUs stay."""
     made = stage({"p": plugin})
@@ -220,7 +225,7 @@ def test_a_gap_in_the_log_is_made_up_for_when_it_comes_back() -> None:
     assert np.all(np.abs(made.state.near.steps.rate_rps() - [300.0, 100.0]) < 1.0)
 
 
-@pytest.mark.parametrize("plugin", [static, reactive, symphony], ids=str)
+@pytest.mark.parametrize("plugin", [static, reactive, symphony], ids=named)
 def test_no_load_at_all_ends_at_one_gpu_or_where_it_began(plugin: object) -> None:
     nothing = np.empty(0, np.int64)
     made = stage({"p": plugin}, instants=(nothing, nothing), warm=False)
@@ -232,7 +237,7 @@ def test_no_load_at_all_ends_at_one_gpu_or_where_it_began(plugin: object) -> Non
     assert all(np.isfinite(a.cost) for t in turns for a in t.decision.candidates)
 
 
-@pytest.mark.parametrize("plugin", [static, reactive, symphony], ids=str)
+@pytest.mark.parametrize("plugin", [static, reactive, symphony], ids=named)
 def test_a_service_without_any_request_is_still_served(plugin: object) -> None:
     made = stage({"p": plugin}, instants=(BUSY[0], np.empty(0, np.int64)), warm=False)
     turns = made.turns(15)
