@@ -36,6 +36,9 @@ class TritonEntry(Entry):
         "in_place", description="how a changed configuration is loaded: over the old one, or after unloading it"
     )
     timeout_s: Positive = Field(5.0, description="seconds that a call of a server may take, but for loading a model")
+    load_s: Positive = Field(
+        120.0, description="seconds that loading a model may take; for so long an unfinished load is left alone"
+    )
     drain_s: Positive = Field(60.0, description="seconds that a drain may take before it counts as busy")
     counters: bool = Field(
         False, description="write the servers' own counters into the roll-up, where no gateway logs requests"
@@ -110,7 +113,7 @@ class ChangesEntry(Entry):
     )
     room_s: Positive = Field(600.0, description="seconds to wait for that before the plan is given up")
     done_s: Positive = Field(300.0, description="seconds to wait for what was started before it counts as failed")
-    busy_tries: Annotated[int, Field(ge=1)] = Field(8, description="how often what is busy is tried")
+    busy_tries: Annotated[int, Field(ge=1)] = Field(10, description="how often what is busy is tried")
     quarantine_s: Positive = Field(
         300.0, description="seconds to leave what failed alone; doubled each time, up to a day"
     )

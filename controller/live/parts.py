@@ -150,7 +150,9 @@ def _triton(file: ClusterFile, entry: TritonEntry, book: Book) -> Executor:
         file.inventory(),
         book,
         slos_s={s.name: s.slo_s for s in file.services()},
-        patience=replace(TritonPatience(), call_s=entry.timeout_s, drain_s=entry.drain_s),
+        patience=TritonPatience(
+            call_s=entry.timeout_s, load_s=entry.load_s, load_limit_s=entry.load_s, drain_s=entry.drain_s
+        ),
         reload=entry.reload,
     )
 

@@ -14,7 +14,7 @@ class Patience:
     """For a command that was started to be seen done."""
     room_s: float = 600.0
     """For capacity above what is needed, before something is drained."""
-    busy_tries: int = 8
+    busy_tries: int = 10
     backoff_s: float = 0.5
     """After the first Busy; doubled after each, up to thirty seconds."""
     quarantine_s: float = 300.0

@@ -46,7 +46,7 @@ class Patience:
 
     call_s: float = 5.0
     load_s: float = 120.0
-    load_limit_s: float = 900.0
+    load_limit_s: float = 120.0
     unload_s: float = 60.0
     drain_s: float = 30.0
     quiet_s: float = 0.5

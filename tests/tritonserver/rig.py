@@ -27,7 +27,7 @@ MODELS = (
     EmulatedModel("b", alpha_ms=0.5, beta_ms=1.0, max_delay_s=0.02),
 )
 NAMES = {"a": "model-a", "b": "model-b", "c": "model-c", "slow": "slow"}
-SWIFT = Patience(call_s=5.0, load_s=20.0, unload_s=20.0, drain_s=10.0, quiet_s=0.1, poll_s=0.02)
+SWIFT = Patience(call_s=5.0, load_s=20.0, load_limit_s=2.5, unload_s=20.0, drain_s=10.0, quiet_s=0.1, poll_s=0.02)
 GPUS = (Gpu("gpu-0", "A100", 80.0), Gpu("gpu-1", "A100", 80.0))
 WHOLE = tuple(Instance(g.id, g.id, g.memory_gib) for g in GPUS)
 ONE, OTHER = Batching("timeout", 0.002, 4), Batching("timeout", 0.01, 8)
