@@ -77,11 +77,12 @@ def commands_for(plan: Plan, cluster: ClusterState) -> tuple[Command, ...]:
         chains.get(instance.gpu, first).append(CreateInstance(instance, reason))
     for start in _starts(wanted, there, reason):
         chains.get(wanted[start.instance][0].gpu, first).append(start)
+    turns = tuple(_in_turn(list(chains.values()), plan, cluster, first))
     return (
         *first,
-        *_in_turn(list(chains.values()), plan, cluster, first),
+        *turns,
         *_adjustments(wanted, there, reason),
-        *_routes(plan, cluster),
+        *_routes(plan, reduce(after, (c for c in turns if isinstance(c, SetRoutes)), cluster)),
         *going,
         *(Release(gpu, reason) for gpu in cluster.held if gpu not in held),
     )
@@ -272,9 +273,9 @@ def _of_instance(state: InstanceState | None) -> Progress:
 def _of_start(state: InstanceState | None, wanted: Mapping[str, Batching]) -> Progress:
     if state is None or not wanted.keys() <= _serving(state):
         return Progress.ABSENT
-    if any(state.batching.get(service, batching) != batching for service, batching in wanted.items()):
-        return Progress.ABSENT
-    return Progress.DONE if wanted.keys() <= set(state.loaded) else Progress.UNDERWAY
+    if not wanted.keys() <= set(state.loaded):
+        return Progress.UNDERWAY
+    return _done(all(state.batching.get(service, batching) == batching for service, batching in wanted.items()))
 
 
 def after(cluster: ClusterState, command: Command) -> ClusterState:
