@@ -159,7 +159,7 @@ class Fleet:
                 if machine.gone:
                     raise Failed("the runtime is being stopped", command=command)
                 await machine.start(self._settings.device, self._settings.device.locks.get(instance.gpu), command)
-            except BaseException:
+            except BaseException:  # a command that is cancelled too must leave no worker behind that nobody knows of
                 self.forget(machine)
                 await machine.stop()
                 raise

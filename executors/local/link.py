@@ -43,7 +43,7 @@ class Link(asyncio.Protocol):
                     pass_fds=[theirs.fileno()],
                 )
             await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
-        except BaseException:
+        except BaseException:  # cancelled half-way, the process and its socket must not stay open either
             ours.close()
             await self.stop()
             raise

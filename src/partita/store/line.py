@@ -38,7 +38,7 @@ class Line:
                 raise StoreError(
                     f"the database did not answer within {within_s:g} s, so {doing} was given up"
                 ) from None
-            except BaseException:
+            except BaseException:  # cancellation too may have come in the middle of a statement
                 await self._give_up()
                 raise
 
