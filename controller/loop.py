@@ -19,7 +19,7 @@ from partita.controller.appraise import Prices, appraise
 from partita.controller.commands import commands_for, signature
 from partita.controller.decide import choose
 from partita.controller.history import History
-from partita.controller.reconcile import Candidate, Wishes, build, candidates, least, same
+from partita.controller.reconcile import Candidate, Wishes, build, candidates, least
 from partita.controller.standing import adopted, beyond, grown, wishes_of
 from partita.controller.state import OnDrift, OnMissing, Settings, State, Turn
 from partita.errors import ForecastError
@@ -37,6 +37,7 @@ from partita.model.plan import (
     Proposal,
     SetRoutes,
     feasible,
+    same,
 )
 from partita.model.service import Service
 from partita.model.staggered import NO_OVERHEADS, Overheads, gpus_needed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import isinf
 from textwrap import fill
@@ -137,11 +137,6 @@ class Difference:
     def __bool__(self) -> bool:
         """Say whether anything differs."""
         return self != Difference()
-
-
-def same(one: Plan, other: Plan) -> bool:
-    """Say whether two plans want the same, whatever their reasons."""
-    return replace(one, reason="") == replace(other, reason="")
 
 
 def difference(before: Plan, after: Plan) -> Difference:

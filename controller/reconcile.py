@@ -20,6 +20,7 @@ from partita.model.plan import (
     Route,
     Shares,
     SubCluster,
+    same,
 )
 from partita.model.service import Service
 
@@ -165,11 +166,6 @@ def least(
         if len(instances) >= len(_wanted(wishes.placement, services, instances, rates_rps)):
             return number
     return gpus
-
-
-def same(plan: Plan, other: Plan) -> bool:
-    """Say whether two plans want the same thing, whatever their reasons."""
-    return replace(plan, reason="") == replace(other, reason="")
 
 
 def _chosen(

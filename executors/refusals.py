@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from partita.errors import Busy, ExecutionError, Failed, Unsupported
-from partita.mig import Geometry, Placed, validate
-from partita.model.cluster import Batching, ClusterState, Gpu, Instance
+from partita.model.cluster import Batching, ClusterState, Gpu, Instance, in_the_way
 from partita.model.plan import (
     Acquire,
     Command,
@@ -92,9 +91,4 @@ def _in_the_way(instance: Instance, cluster: ClusterState, inventory: Sequence[G
     if there is not None:
         return None if there.instance == instance else f"another instance is called {instance.id}"
     others = [s.instance for s in cluster.instances if s.instance.gpu == instance.gpu]
-    if others and WHOLE_GPU in {i.profile for i in (instance, *others)}:
-        return f"{others[0].id} is where {instance.id} should be"
-    if instance.profile == WHOLE_GPU:
-        return None
-    model = next(g.model for g in inventory if g.id == instance.gpu)
-    return validate(model, Geometry(model, tuple(sorted(Placed(i.start, i.profile) for i in (instance, *others)))))
+    return in_the_way(instance, others, next(g.model for g in inventory if g.id == instance.gpu))

@@ -12,7 +12,6 @@ from math import inf
 from typing import assert_never
 
 from partita.errors import Busy, Failed, Unsupported
-from partita.mig import Geometry, Placed, validate
 from partita.model.cluster import (
     Batching,
     ClusterState,
@@ -22,6 +21,7 @@ from partita.model.cluster import (
     Route,
     Status,
     SubCluster,
+    in_the_way,
 )
 from partita.model.plan import (
     Acquire,
@@ -251,7 +251,8 @@ class SimulatedCluster:
             raise Failed(f"GPU {instance.gpu} is not held", command=command)
         if instance.id in self.slots:
             raise Failed(f"the instance {instance.id} is there already", command=command)
-        if problem := self._in_the_way(instance):
+        others = [slot.instance for slot in self.slots.values() if slot.instance.gpu == instance.gpu]
+        if problem := in_the_way(instance, others, self._inventory[instance.gpu][1].model):
             raise Busy(problem, command=command)
         begin = max(now_ns, held.free_ns)
         held.cut = held.cut or instance.profile != WHOLE_GPU
@@ -260,17 +261,6 @@ class SimulatedCluster:
         self._create(instance, created)
         if created > begin:
             self._away.append(Away(instance.id, begin, created, self._part(instance)))
-
-    def _in_the_way(self, instance: Instance) -> str | None:
-        """Say why an instance does not fit beside those that are there."""
-        others = [slot.instance for slot in self.slots.values() if slot.instance.gpu == instance.gpu]
-        if others and WHOLE_GPU in {i.profile for i in (instance, *others)}:
-            return f"{others[0].id} is where {instance.id} should be"
-        if not others:
-            return None
-        model = self._inventory[instance.gpu][1].model
-        placements = tuple(sorted(Placed(i.start, i.profile) for i in (instance, *others)))
-        return validate(model, Geometry(model, placements))
 
     def _part(self, instance: Instance) -> float:
         """Return the part of its GPU's memory that an instance has."""

@@ -129,7 +129,7 @@ async def _rollback(connection: Connection, role: str, to: tuple[int, int] | Non
 async def _previous(connection: Connection, role: str) -> tuple[int, int]:
     """Return the decision of the plan that was in force before the present one; StoreError if there was none."""
     from partita.controller.cli.plan import find_standing, plans_before
-    from partita.controller.planview import same
+    from partita.model.plan import same
 
     standing = await find_standing(connection, role)
     async for run, tick, found in plans_before(connection, role, (standing.run, standing.tick)):

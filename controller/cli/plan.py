@@ -185,8 +185,10 @@ async def find_in_force(connection: Connection, role: str, standing: Standing) -
 
     That is not the last one if that failed and was undone; None if nothing in the journal is this plan.
     """
+    from partita.model.plan import same
+
     async for run, tick, found in plans_before(connection, role, (standing.run, standing.tick + 1)):
-        if _same(found, standing.plan):
+        if same(found, standing.plan):
             return run, tick
     return None
 
@@ -214,12 +216,6 @@ async def _is_in_place(connection: Connection, role: str, at: tuple[int, int]) -
     from partita.store.operators import count_commands
 
     return is_done((await count_commands(connection, role, since=at)).get(at, {}))
-
-
-def _same(one: Plan, other: Plan) -> bool:
-    from partita.controller.planview import same
-
-    return same(one, other)
 
 
 async def _find(connection: Connection, role: str, which: str) -> Found:
@@ -270,11 +266,13 @@ async def _shown(connection: Connection, name: str | None, which: str) -> tuple[
 
 
 async def _two(connection: Connection, name: str | None, before: str | None, after: str | None) -> tuple[Found, Found]:
+    from partita.model.plan import same
+
     role = await choose_role(connection, name)
     if before is not None:
         return await _find(connection, role, before), await _find(connection, role, after or CURRENT)
     good, current = await _find(connection, role, GOOD), await _find(connection, role, CURRENT)
-    if not _same(good.plan, current.plan):
+    if not same(good.plan, current.plan):
         return good, current
     return current, await _find(connection, role, OBSERVED)
 

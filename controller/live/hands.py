@@ -8,17 +8,17 @@ what its plan had done before, by going back to the last good plan, and is left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Protocol
 
 from partita.controller.commands import Progress, below_need, commands_for, progress, signature
 from partita.controller.live.patience import PATIENT, Patience
 from partita.controller.state import Turn
 from partita.controller.turn import Sight
 from partita.errors import Busy, ExecutionError, Failed, NotLeading, StoreError, Unsupported
+from partita.executors.together import together
 from partita.model.cluster import ClusterState
 from partita.model.load import Orders, Work
 from partita.model.plan import (
@@ -26,12 +26,13 @@ from partita.model.plan import (
     Command,
     CreateInstance,
     DestroyInstance,
+    Drain,
     Plan,
     StartReplicas,
     target,
 )
 from partita.ports import Executor
-from partita.store.operation import Entry, Standing
+from partita.store.operation import Entry, Operation, Standing
 
 GPU_COMMANDS = (Acquire, CreateInstance, DestroyInstance, StartReplicas)
 """What fails of these puts the GPU itself in quarantine, not only the command."""
@@ -42,46 +43,6 @@ SIDE_BY_SIDE = (CreateInstance, StartReplicas)
 
 _UNSEEN = (ExecutionError, OSError, TimeoutError)
 """What a look at a cluster raises that cannot be seen."""
-
-
-class Ledger(Protocol):
-    """Where the story of commands is kept; `store.operation.Operation` is one."""
-
-    async def read_entries(self, run: int, tick: int) -> list[Entry]:
-        """List the commands of a decision."""
-        ...
-
-    async def add_commands(
-        self, run: int, tick: int, commands: Sequence[Command], *, first: int, undo: bool = False
-    ) -> None:
-        """Write further commands of a decision."""
-        ...
-
-    async def tell(
-        self,
-        run: int,
-        tick: int,
-        position: int,
-        *,
-        attempt: int,
-        event: str,
-        seen: object = None,
-        problem: str | None = None,
-    ) -> None:
-        """Write what happened to a command."""
-        ...
-
-    async def put_standing(self, standing: Standing) -> None:
-        """Replace the plan in force."""
-        ...
-
-    async def strike(self, subjects: Mapping[str, str], for_s: float) -> None:
-        """Put subjects in quarantine."""
-        ...
-
-    async def quarantined(self) -> dict[str, str]:
-        """Return what is in quarantine."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +90,7 @@ class LiveHands:
     def __init__(
         self,
         executor: Executor,
-        ledger: Ledger,
+        ledger: Operation,
         *,
         run: int,
         leading: Callable[[], int],
@@ -312,7 +273,7 @@ class LiveHands:
                 if self._stopping:
                     raise _Stopped
                 some = entries[first : first + width]
-                attempts = await _together([self._one(job, *entry) for entry in some])
+                attempts = await together([self._one(job, *entry) for entry in some])
                 started += [(*entry[:2], attempt) for entry, attempt in zip(some, attempts, strict=True) if attempt]
             for position, command, attempt in started:
                 await self._until_done(job, position, command, attempt)
@@ -352,7 +313,8 @@ class LiveHands:
             after = await self._seen(position, command)
             if progress(command, after) is Progress.UNDERWAY:
                 return attempt
-            if progress(command, after) is Progress.DONE or _leaves_no_trace(command):
+            # A drained replica looks like one without requests.
+            if progress(command, after) is Progress.DONE or isinstance(command, Drain):
                 await self._done(job, position, command, attempt, after)
                 return 0
             raise CommandFailed(position, command, "the executor said it was done, and it is not to be seen")
@@ -494,20 +456,6 @@ def _subjects(failed: CommandFailed, reason: str) -> dict[str, str]:
     """Return what is to be left alone: the command, and the GPU where it may be the GPU's fault."""
     gpu = {target(failed.command).partition("/")[0]: reason} if isinstance(failed.command, GPU_COMMANDS) else {}
     return {signature(failed.command): reason, **gpu}
-
-
-async def _together(calls: Sequence[Coroutine[Any, Any, int]]) -> list[int]:
-    """Await calls side by side; if one fails, only after all of them have ended."""
-    found = await asyncio.gather(*calls, return_exceptions=True)
-    for problem in found:
-        if isinstance(problem, BaseException):
-            raise problem
-    return [result for result in found if not isinstance(result, BaseException)]
-
-
-def _leaves_no_trace(command: Command) -> bool:
-    """Say whether nothing shows that a command was done: a drained replica looks like one without requests."""
-    return type(command).__name__ == "Drain"
 
 
 def _glimpse(command: Command, cluster: ClusterState) -> object:

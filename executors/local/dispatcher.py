@@ -148,7 +148,7 @@ class Dispatcher:
             group.state, served = group.discipline.advance(group.state, arrivals, pool, until_ns)
             group.until_ns = until_ns
             return _settle(group.queues, served, number)
-        except Exception as fault:
+        except Exception as fault:  # any discipline may be foreign; what it held is handed on, to be answered
             held = group.empty()
             group.state = self._fresh(group.plan, until_ns).state
             raise Astray(f"discipline {group.discipline.name}: {type(fault).__name__}: {fault}", held) from fault

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import aiohttp
 
 from partita.errors import Busy, ExecutionError, Failed, Unsupported
+from partita.executors.together import together
 from partita.model.cluster import ClusterState
 from partita.model.plan import Command, CreateInstance, SetShare, StartReplicas
 from partita.model.revive import command_to_plain, from_plain
@@ -44,7 +44,7 @@ class LocalExecutor:
         async with aiohttp.ClientSession(timeout=self._control, connector=_connector()) as session:
             for kind, alike in groupby(commands, key=type):
                 if kind in _SIDE_BY_SIDE:
-                    await _all(self._carry_out(session, c, term) for c in alike)
+                    await together(self._carry_out(session, c, term) for c in alike)
                 else:
                     for command in alike:
                         await self._carry_out(session, command, term)
@@ -98,13 +98,6 @@ class LocalExecutor:
 def _connector() -> aiohttp.TCPConnector:
     """Return as many connections as there are commands: waiting for a free one would look like a runtime away."""
     return aiohttp.TCPConnector(limit=0)
-
-
-async def _all(deeds: Iterable[Awaitable[None]]) -> None:
-    """Wait for all of them, and raise what the first that failed did."""
-    for outcome in await asyncio.gather(*deeds, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
 
 
 def _say(problem: BaseException) -> str:

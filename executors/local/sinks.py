@@ -121,6 +121,6 @@ class Outbox:
         service, *rest = (list(column) for column in zip(*block, strict=True))
         try:
             self._sink.record_many(service, **dict(zip(Finished._fields[1:], rest, strict=True)))
-        except Exception as problem:
+        except Exception as problem:  # a sink may be anybody's: what it loses is counted and said
             self.lost += len(block)
             _log.warning("finished requests were not logged", requests=len(block), problem=str(problem))

@@ -59,7 +59,7 @@ def _do(here: Device, message: Mapping[str, Any]) -> dict[str, Any] | None:
         case "load":
             try:
                 here.load(service, [(int(b), float(s)) for b, s in message["points"]])
-            except Exception as fault:
+            except Exception as fault:  # whatever a model raises is told as the answer; the worker goes on
                 return {"loaded": service, "error": f"{type(fault).__name__}: {fault}"}
             return {"loaded": service}
         case "unload":
@@ -70,7 +70,7 @@ def _do(here: Device, message: Mapping[str, Any]) -> dict[str, Any] | None:
             began_ns = time.monotonic_ns()
             try:
                 here.run(service, message["size"])
-            except Exception as fault:
+            except Exception as fault:  # the batch is told as failed; the next may run
                 return {"ran": service, "error": f"{type(fault).__name__}: {fault}"}
             return {"ran": service, "began_ns": began_ns, "ended_ns": time.monotonic_ns()}
 

@@ -7,7 +7,7 @@ stands in the book: which GPUs are held and used as instances, sub-clusters, rou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, assert_never
 import aiohttp
 
 from partita.errors import Busy, ConfigError, ExecutionError, Failed, Unsupported
+from partita.executors.together import together
 from partita.executors.triton.api import Away, Endpoint, Refused, TritonApi
 from partita.executors.triton.batching import DISCIPLINES, knobs_for, read_batching
 from partita.executors.triton.loading import Models, Patience, Reload, Wish
@@ -104,7 +105,7 @@ class TritonExecutor:
 
     async def versions(self) -> dict[str, str]:
         """Return the version of each GPU's server; empty text for one that does not answer."""
-        return dict(zip(self._gpus, await _gathered(self._version(gpu) for gpu in self._gpus), strict=True))
+        return dict(zip(self._gpus, await together(self._version(gpu) for gpu in self._gpus), strict=True))
 
     async def observe(self) -> ClusterState:
         """Look at the cluster as it is now; Failed if no server of it answers.
@@ -115,7 +116,7 @@ class TritonExecutor:
         page = await self._book.read()
         places = list(self._gpus)
         instances = sorted(page.instances, key=lambda i: places.index(i.gpu) if i.gpu in places else len(places))
-        seen = await _gathered(self._look(instance, page) for instance in instances)
+        seen = await together(self._look(instance, page) for instance in instances)
         if instances and not any(isinstance(s, InstanceState) for s in seen):
             raise Failed(f"no Triton server answers: {seen[0]}", command=None)
         both = zip(instances, seen, strict=True)
@@ -146,7 +147,7 @@ class TritonExecutor:
         try:
             states = await self._api(instance.gpu).states()
             services = [s for s, model in self._names.items() if states.get(model, "") in ("READY", "LOADING")]
-            found = await _gathered(self._batching(instance.gpu, s) for s in services)
+            found = await together(self._batching(instance.gpu, s) for s in services)
             batching = dict(zip(services, found, strict=True))
         except Failed as problem:
             return problem
@@ -184,7 +185,7 @@ class TritonExecutor:
     async def _carry(self, alike: Sequence[Command], term: int) -> None:
         """Carry out commands of one kind: those for different instances side by side, all others one by one."""
         if len({target(c) for c in alike}) == len(alike):
-            await _all(self._do(c, term) for c in alike)
+            await together(self._do(c, term) for c in alike)
         else:
             for command in alike:
                 await self._do(command, term)
@@ -234,20 +235,20 @@ class TritonExecutor:
         match command:
             case StartReplicas(key, services, batching):
                 wishes = self._wishes(services, batching, term)
-                await _all(models.start(self._names[s], wish) for s, wish in wishes.items())
+                await together(models.start(self._names[s], wish) for s, wish in wishes.items())
                 await self._mark(key, services, term, drains=False)
             case SetBatching(_, services, batching):
                 wishes = self._wishes(services, batching, term)
-                await _all(models.adjust(self._names[s], wish) for s, wish in wishes.items())
+                await together(models.adjust(self._names[s], wish) for s, wish in wishes.items())
             case Drain(key, services):
                 await self._mark(key, services, term, drains=True)
                 states = await self._api(gpu).states()
                 names = [self._names[s] for s in services]
-                await _all(models.drain(name) for name in names if states.get(name) == "READY")
+                await together(models.drain(name) for name in names if states.get(name) == "READY")
             case StopReplicas(key, services):
                 # Marked as draining until routes leave them out: gateways would send requests to what is gone.
                 await self._mark(key, services, term, drains=True)
-                await _all(models.stop(self._names[s]) for s in services)
+                await together(models.stop(self._names[s]) for s in services)
             case _:
                 assert_never(command)
 
@@ -347,22 +348,3 @@ def _naming(command: Command) -> Iterator[None]:
             if isinstance(problem, kind):
                 raise kind(str(problem), command=command) from problem
         raise
-
-
-async def _outcome(act: Awaitable[None]) -> ExecutionError | None:
-    try:
-        await act
-    except ExecutionError as problem:
-        return problem
-    return None
-
-
-async def _gathered(acts: Iterable[Awaitable[T]]) -> list[T]:
-    return list(await asyncio.gather(*acts))
-
-
-async def _all(acts: Iterable[Awaitable[None]]) -> None:
-    """Let all of them come to their end, then raise the first error there was."""
-    outcomes = await _gathered(_outcome(act) for act in acts)
-    if problem := next((o for o in outcomes if o is not None), None):
-        raise problem

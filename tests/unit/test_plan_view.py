@@ -16,13 +16,12 @@ from partita.controller.planview import (
     is_failed,
     outcome,
     plan_lines,
-    same,
     story_document,
     story_lines,
 )
 from partita.model.cluster import Batching, Gpu, Instance, Route, SubCluster, instances_of
 from partita.model.plain import to_json
-from partita.model.plan import HeldGpu, Plan
+from partita.model.plan import HeldGpu, Plan, same
 from partita.store.operators import CommandRecord, EventRecord
 
 EAGER, PATIENT = Batching("eager"), Batching("timeout", 0.02, 8)

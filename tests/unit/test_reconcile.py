@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from miniature import cut, gpus, service
 
-from partita.controller.reconcile import Candidate, Wishes, build, candidates, same
+from partita.controller.reconcile import Candidate, Wishes, build, candidates
 from partita.controller.standing import wishes_of
 from partita.model.cluster import Batching
-from partita.model.plan import Batchings, Capacity, Geometries, Placement, Plan, Proposal, Shares, feasible
+from partita.model.plan import Batchings, Capacity, Geometries, Placement, Plan, Proposal, Shares, feasible, same
 from partita.model.service import Service
 
 INVENTORY = gpus(4)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 
-from partita.mig import Geometry
+from partita.mig import Geometry, Placed, validate
 from partita.model.service import WHOLE_GPU
 
 OptionValue = str | float | int | bool
@@ -139,3 +139,13 @@ def instances_of(gpu: Gpu, geometry: Geometry | None) -> tuple[Instance, ...]:
         Instance(f"{gpu.id}/{p.profile}@{p.start}", gpu.id, geometry.memory_gib(p.profile), p.profile, p.start)
         for p in geometry.placements
     )
+
+
+def in_the_way(instance: Instance, others: Sequence[Instance], model: str) -> str | None:
+    """Say why an instance does not fit beside those that are on its GPU, which is of this model; None if it does."""
+    if others and WHOLE_GPU in {i.profile for i in (instance, *others)}:
+        return f"{others[0].id} is where {instance.id} should be"
+    if instance.profile == WHOLE_GPU:
+        return None
+    placements = tuple(sorted(Placed(i.start, i.profile) for i in (instance, *others)))
+    return validate(model, Geometry(model, placements))

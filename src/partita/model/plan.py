@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 from typing import Literal
@@ -45,6 +45,11 @@ class Plan:
         """Add up what the held GPUs cost an hour."""
         held = {h.gpu for h in self.gpus}
         return sum(g.price_per_hour for g in inventory if g.id in held)
+
+
+def same(plan: Plan, other: Plan) -> bool:
+    """Say whether two plans want the same thing, whatever their reasons."""
+    return replace(plan, reason="") == replace(other, reason="")
 
 
 # What a plugin may suggest ------------------------------------------------------------------------------------------
