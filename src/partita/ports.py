@@ -178,15 +178,35 @@ class Forecaster(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kinds:
+    """The kinds of instances in a pool: what each of them runs, and how long that takes.
+
+    `of` (one entry an instance) is the instance's kind. `max_batch`, ``(kinds, services)``, is 0 where no instance of
+    the kind may serve the service. `planned_ns` and `run_ns`, ``(kinds, services, batches)``, are what a discipline
+    counts on and the mean of what a batch takes; `spread` is the standard deviation of the logarithm of what it takes
+    over that mean, drawn from `seed`.
+    """
+
+    of: NDArray[np.int64]
+    max_batch: NDArray[np.int64]
+    planned_ns: NDArray[np.int64]
+    run_ns: NDArray[np.int64]
+    spread: float = 0.0
+    seed: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Pool:
     """Instances that share one set of services, as a discipline sees them.
 
     All service arrays cover every service of the run; `active` lists the rows that this pool serves. `latency_ns` has
     shape ``(services, batches)``: entry [s, b] is how long a batch of b takes, with at least one unmeasured batch after
-    the last feasible one. `free_at_ns` (one entry an instance) says when each can start its next batch; a discipline
-    moves it forward. `number` is the instance's place in the inventory, which is rising. `parameters` are those of all
-    its services, or of the first one where `by_service` gives each its own.
+    the last feasible one. Where instances differ it is what the slowest takes that may serve the service, and `kinds`
+    tells them apart; a discipline that does not look at `kinds` treats all as the slowest. `free_at_ns` (one entry an
+    instance) says when each can start its next batch; a discipline moves it forward. `number` is the instance's place
+    in the inventory, which is rising. `parameters` are those of all its services, or of the first one where
+    `by_service` gives each its own.
     """
 
     active: NDArray[np.int64]
@@ -201,6 +221,14 @@ class Pool:
     jitter_ns: int = 0
     parameters: Mapping[str, OptionValue] = field(default_factory=dict)
     by_service: Sequence[Mapping[str, OptionValue]] = ()
+    kinds: Kinds | None = None
+
+    def by_kind(self) -> Kinds:
+        """Return the kinds of its instances; one kind, which runs as planned, where none are given."""
+        if self.kinds is not None:
+            return self.kinds
+        of, table = np.zeros(len(self.free_at_ns), np.int64), self.latency_ns[None, :, :]
+        return Kinds(of, self.max_batch[None, :], table, table)
 
     def parameters_of(self, service: int) -> Mapping[str, OptionValue]:
         """Return the parameters of one service."""
