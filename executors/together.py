@@ -11,8 +11,6 @@ T = TypeVar("T")
 
 async def together(acts: Iterable[Awaitable[T]]) -> list[T]:
     """Let all of them come to their end, then return their results or raise the first error there was."""
-    found = await asyncio.gather(*acts, return_exceptions=True)
-    for outcome in found:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return [outcome for outcome in found if not isinstance(outcome, BaseException)]
+    tasks = [asyncio.ensure_future(act) for act in acts]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]  # an exception may also be what an act returned
