@@ -1,7 +1,8 @@
-"""Deferred batching after Symphony, and its eager sibling.
+"""Deferred batching after Symphony, its eager sibling, and our own mean between them.
 
 Source: the abstracts of Symphony (arXiv 2308.07470) and its public scheduler (github.com/abcdabcd987/nexuslb). A batch
-starts as late as it may (deferred) or as soon as an instance is free (eager); the rules stand in the kernel.
+starts as late as it may (deferred), as soon as an instance is free (eager), or as the load asks for (adaptive, ours);
+the rules stand in docs/disciplines.md.
 """
 
 from __future__ import annotations
@@ -11,12 +12,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.errors import ConfigError
+from partita.kernels import candidates, columns
 from partita.kernels import deferred as kernel
+from partita.kernels.instances import Instances
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
 from partita.replay.disciplines.backlog import blank_account, choice, join, settle_account
 
-DROP_RULES = {"window": kernel.WINDOW_DROP, "timeout": kernel.TIMEOUT_DROP}
+WINDOWS = {
+    "frontrun": candidates.FRONTRUN,
+    "latest": candidates.LATEST,
+    "target-batch": candidates.TARGET_BATCH,
+    "queueing-delay": candidates.QUEUEING_DELAY,
+    "beta-lambda": candidates.BETA_LAMBDA,
+    "slo-share": candidates.SLO_SHARE,
+    "credit": candidates.CREDITED,
+}
+DROP_RULES = {
+    "window": candidates.WINDOW_DROP,
+    "timeout": candidates.TIMEOUT_DROP,
+    "never": candidates.NO_DROP,
+}
+MATCHES = {"both": kernel.BOTH, "service": kernel.SERVICE_ONLY, "instance": kernel.INSTANCE_ONLY}
+ORDERS = {"last-start": kernel.BY_LAST_START, "deadline": kernel.BY_DEADLINE, "efficiency": kernel.BY_EFFICIENCY}
 GPU_CHOICES = {"min-id": kernel.MIN_ID, "earliest": kernel.EARLIEST}
 
 
@@ -33,55 +52,87 @@ class DeferredState:
 class Deferred:
     """Wait until one more request would no longer fit.
 
-    Parameters: `drop` (window, timeout) and `gpu_choice` (min-id, earliest).
+    Parameters: `window` (frontrun, latest, target-batch, queueing-delay, beta-lambda, slo-share with `wait_share`,
+    credit), `drop` (window, timeout, never), `match` (both, service, instance), `order` (last-start, deadline,
+    efficiency) and `gpu_choice` (min-id, earliest).
     """
 
     name: str = "deferred"
-    window: int = kernel.FRONTRUN
+    window: int | None = None
+    drop: int | None = None
+    """Rules that are not the user's to choose."""
 
     def initial_state(self, services: int) -> DeferredState:
         """Return the state of this many services with empty queues."""
-        return DeferredState(Arrivals.empty(services), kernel.new_state(services))
+        return DeferredState(Arrivals.empty(services), columns.new_state(services))
 
     def advance(
         self, state: DeferredState, arrivals: Arrivals, pool: Pool, until_ns: int
     ) -> tuple[DeferredState, Served]:
         """Serve until `until_ns`; see `partita.ports.Discipline`."""
-        rules = kernel.Rules(
-            self.window,
-            DROP_RULES[choice(DROP_RULES, pool, "drop", "window")],
+        requests = join(state.waiting, arrivals)
+        account, log = blank_account(requests)
+        table, first = state.columns, requests.offsets[:-1]
+        moved = first - table[:, columns.HEAD]
+        for column in (columns.HEAD, columns.SPLIT, columns.TAIL, columns.METERED):
+            table[:, column] += moved
+        table[:, columns.END] = requests.offsets[1:]
+        table[:, columns.SLO] = pool.slo_ns
+        table[:, columns.CAP] = pool.max_batch
+        table[:, columns.TARGET] = 0  # it was found with the last pool's latencies
+        kinds = pool.by_kind()
+        logged = kernel.advance_deferred(
+            columns.Work(requests.ns, account, pool.latency_ns, table),
+            pool.active,
+            Instances(kinds.of, kinds.max_batch, kinds.planned_ns, kinds.run_ns, kinds.spread, kinds.seed),
+            pool.free_at_ns,
+            self._rules(pool),
+            state.at_ns,
+            until_ns,
+            log,
+        )
+        waiting, served = settle_account(requests, table[:, columns.HEAD], account, log, logged, pool)
+        return DeferredState(waiting, table, until_ns), served
+
+    def _rules(self, pool: Pool) -> columns.Rules:
+        window, drop = self.window, self.drop
+        return columns.Rules(
+            WINDOWS[choice(WINDOWS, pool, "window", "frontrun")] if window is None else window,
+            DROP_RULES[choice(DROP_RULES, pool, "drop", "window")] if drop is None else drop,
+            MATCHES[choice(MATCHES, pool, "match", "both")],
+            ORDERS[choice(ORDERS, pool, "order", "last-start")],
             GPU_CHOICES[choice(GPU_CHOICES, pool, "gpu_choice", "min-id")],
             pool.control_ns,
             pool.data_ns,
             pool.response_ns,
             pool.jitter_ns,
+            _wait_share(pool),
         )
-        requests = join(state.waiting, arrivals)
-        account, log = blank_account(requests)
-        columns, first = state.columns, requests.offsets[:-1]
-        columns[:, kernel.SPLIT] += first - columns[:, kernel.HEAD]
-        columns[:, kernel.TAIL] += first - columns[:, kernel.HEAD]
-        columns[:, kernel.HEAD] = first
-        columns[:, kernel.END] = requests.offsets[1:]
-        columns[:, kernel.SLO] = pool.slo_ns
-        columns[:, kernel.CAP] = pool.max_batch
-        columns[:, kernel.TARGET] = 0  # it was found with the last pool's latencies
-        logged = kernel.advance_deferred(
-            kernel.Work(requests.ns, account, pool.latency_ns, columns),
-            pool.active,
-            pool.free_at_ns,
-            rules,
-            state.at_ns,
-            until_ns,
-            log,
-        )
-        waiting, served = settle_account(requests, columns[:, kernel.HEAD], account, log, logged, pool)
-        return DeferredState(waiting, columns, until_ns), served
 
 
 @dataclass(frozen=True, slots=True)
 class Eager(Deferred):
-    """Start as soon as an instance is free; parameters as for deferred."""
+    """Start as soon as an instance is free; parameters as for deferred, but for the window."""
 
     name: str = "eager"
-    window: int = kernel.IMMEDIATE
+    window: int | None = candidates.IMMEDIATE
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive(Deferred):
+    """Defer while instances abound, start early where services compete for them, and drop no more than the load asks.
+
+    Parameters: `match`, `order` and `gpu_choice` as for deferred.
+    """
+
+    name: str = "adaptive"
+    window: int | None = candidates.ADAPTIVE
+    drop: int | None = candidates.NEED_DROP
+
+
+def _wait_share(pool: Pool) -> float:
+    """Return the share of the SLO that `slo-share` lets the oldest request wait."""
+    value = pool.parameters.get("wait_share", 0.1)
+    if isinstance(value, (str, bool)) or not 0 <= value <= 1:
+        raise ConfigError(f"{value!r} is no share from 0 to 1", key="discipline.wait_share", value=value)
+    return float(value)

@@ -1,22 +1,30 @@
-"""Deferred and eager batching in plain Python: what the compiled kernel must do, request by request.
+"""Deferred, eager and adaptive batching in plain Python: what the compiled kernels must do, request by request.
 
 Written from the rules (docs/disciplines.md) with lists, objects and a search for the next event; it is slow and shares
-nothing with the kernel but the protocol `partita.ports.Discipline`.
+nothing with the kernels but the protocol `partita.ports.Discipline` and the hash that jitter is drawn from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import ceil, inf, sqrt
 
 import numpy as np
 
+from partita.kernels import callable_from_python
+from partita.kernels.instances import Instances
+from partita.kernels.instances import run_ns as lean_run_ns
 from partita.model.load import Arrivals
-from partita.ports import Pool, Served
+from partita.ports import Kinds, Pool, Served
+
+run_ns = callable_from_python(lean_run_ns)
 
 BIN_NS = 50_000_000
 BINS = 100
+LOOK_NS = 500_000_000
+MILLION = 1_000_000
 
 
 @dataclass(eq=False)
@@ -39,56 +47,79 @@ class Phase(Enum):
 
 @dataclass
 class Candidate:
-    """The batch that a service would run next."""
+    """The batch that a service would run next; `aim` is the target when it became pending, where somebody asks."""
 
     batch: int
     start_ns: int
     last_start_ns: int
     timer_ns: int
     phase: Phase = Phase.WAITING
+    aim: int | None = None
 
 
 @dataclass
 class Meter:
-    """Arrivals in bins of 50 ms; the rate is the mean over the last hundred that are complete."""
+    """Arrivals in bins of 50 ms."""
 
     counts: dict[int, int] = field(default_factory=dict)
-    first: int | None = None
-    present: int = 0
 
-    def turn_to(self, now: int) -> None:
-        """Move on to the bin of `now`; the meter never turns back."""
-        if self.first is None:
-            self.first = now // BIN_NS
-        self.present = max(self.present, now // BIN_NS)
-
-    def count(self, now: int) -> None:
+    def count(self, at: int) -> None:
         """Count an arrival."""
-        self.turn_to(now)
-        self.counts[self.present] = self.counts.get(self.present, 0) + 1
+        self.counts[at // BIN_NS] = self.counts.get(at // BIN_NS, 0) + 1
 
-    def rate_per_ns(self) -> float | None:
-        """Return the rate, None before the first bin is complete."""
-        assert self.first is not None
-        bins = range(max(self.first, self.present - BINS), self.present)
-        if len(bins) == 0:
-            return None
-        return sum(self.counts.get(b, 0) for b in bins) / (len(bins) * float(BIN_NS))
+    def complete(self, now: int) -> list[int]:
+        """Return the counts of the last hundred bins that are complete, none before the first arrival's."""
+        present = now // BIN_NS
+        first = min(self.counts, default=present)
+        return [self.counts.get(b, 0) for b in range(max(first, present - BINS), present)]
+
+    def rate_per_ns(self, now: int) -> float | None:
+        """Return the mean rate, None before the first bin is complete."""
+        counts = self.complete(now)
+        return sum(counts) / (len(counts) * float(BIN_NS)) if counts else None
+
+    def dispersion(self, now: int) -> float:
+        """Return the variance of the counts over their mean, at least 1."""
+        counts = self.complete(now)
+        if not any(counts):
+            return 1.0
+        mean = sum(counts) / len(counts)
+        return max(1.0, (sum(n * n for n in counts) / len(counts) - mean * mean) / mean)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was last measured of a service: millionths of a request a second, and millionths of the dispersion."""
+
+    rate: int = 0
+    dispersion: int = MILLION
+
+    @property
+    def per_ns(self) -> float:
+        """Return the requests a ns."""
+        return self.rate / float(MILLION) * 1e-9
 
 
 @dataclass
 class Queue:
-    """One service: requests not yet taken in, those taken in, and the candidate."""
+    """One service: requests not yet taken in, those taken in, the candidate, and what its windows remember."""
 
     coming: list[Request] = field(default_factory=list)
     prefix: list[Request] = field(default_factory=list)
     suffix: list[Request] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
+    load: Load = field(default_factory=Load)
     candidate: Candidate | None = None
+    last_start_ns: int | None = None
+    credit_ns: int = 0
+
+    def riders(self) -> list[Request]:
+        """Return those taken in, oldest first."""
+        return self.prefix + self.suffix
 
     def waiting(self) -> list[Request]:
         """Return all unsettled requests, oldest first."""
-        return self.prefix + self.suffix + self.coming
+        return self.riders() + self.coming
 
 
 @dataclass
@@ -101,10 +132,9 @@ class TwinState:
 
 @dataclass(frozen=True)
 class DeferredTwin:
-    """Discipline with the rules of `deferred`, or of `eager`."""
+    """Discipline with the rules of `deferred`, `eager` or `adaptive`."""
 
     name: str = "deferred"
-    eager: bool = False
 
     def initial_state(self, services: int) -> TwinState:
         """Return empty queues."""
@@ -117,48 +147,222 @@ class DeferredTwin:
             rows = range(arrivals.offsets[s], arrivals.offsets[s + 1])
             queue.coming += [Request(int(arrivals.ns[row]), float(arrivals.size[row])) for row in rows]
             present.append(queue.waiting())
-        run = _Run(self.eager, state.queues, pool, state.at_ns)
+        run = _Run(self.name, state.queues, pool, state.at_ns)
         run.until(until_ns)
         pool.free_at_ns[:] = run.free_at
         return TwinState(state.queues, until_ns), account(present, run.batches)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a service's load means to a pool: the batch that may start at once, and what a batch must make room for."""
+
+    at_once: float
+    peak: int
+    slope_ns: int
+    gap_ns: int
+    room: int
+
+    def asked(self, load: Load, waiting: int, budget_ns: int) -> int:
+        """Return the batch that the load asks for while so many requests wait; `budget_ns` is SLO - response."""
+        rate = max(load.per_ns, 1.5 * waiting / budget_ns)
+        room = self.room / float(MILLION)
+        left = room - (rate - load.per_ns) * self.slope_ns
+        if room <= 0 or left <= 0:
+            return self.peak
+        return max(1, min(self.peak, ceil(1.1 * rate * self.gap_ns * room / left)))
+
+
+class Pressure:
+    """Judges the load of the services of a pool."""
+
+    def __init__(self, pool: Pool, queues: Sequence[Queue]) -> None:
+        self.pool = pool
+        self.load = {int(s): queues[s].load for s in pool.active}
+        self.instances = sum(self.worth(k) for k in pool.by_kind().of)
+
+    def worth(self, k: int) -> float:
+        """Return how many of the slowest instances do the work of one of a kind, on average over what it serves."""
+        kinds, ratios = self.pool.by_kind(), []
+        for s in self.load:
+            if kinds.max_batch[k, s] > 0:
+                b = min(self.pool.max_batch[s], kinds.max_batch[k, s])
+                ratios.append(self.pool.latency_ns[s, b] / kinds.planned_ns[k, s, b])
+        return float(sum(ratios) / len(ratios)) if ratios else 0.0
+
+    def slope(self, s: int) -> float:
+        """Return what a request adds to a batch."""
+        largest, one = int(self.pool.max_batch[s]), int(self.pool.latency_ns[s, 1])
+        return (int(self.pool.latency_ns[s, largest]) - one) / (largest - 1) if largest > 1 else one
+
+    def overhead(self, s: int) -> float:
+        """Return what a batch takes beside its requests."""
+        return max(0.0, int(self.pool.latency_ns[s, 1]) - self.slope(s))
+
+    def peak(self, s: int) -> float:
+        """Return the batch that deferral reaches."""
+        pool, rate = self.pool, self.load[s].per_ns
+        budget, each = int(pool.slo_ns[s]) - pool.control_ns - pool.response_ns, self.slope(s) + pool.data_ns
+        b = (1 + rate * (budget - self.overhead(s) - each)) / (1 + rate * each)
+        return min(max(1.0, b), float(pool.max_batch[s]))
+
+    def used(self, s: int) -> float:
+        """Return how many instances the service keeps busy when it is deferred."""
+        return self.load[s].per_ns * (self.slope(s) + self.overhead(s) / self.peak(s))
+
+    def gap(self, room: float) -> float:
+        """Return the time between two batches of a service whose overheads fill the room."""
+        alone: set[int] = set()
+        gap = 0.0
+        while True:
+            gathers = [s for s in self.load if s not in alone and self.load[s].rate > 0]
+            if not any(self.overhead(s) for s in gathers):
+                return gap
+            gap = sum(self.overhead(s) for s in gathers) / (
+                room - sum(self.load[s].per_ns * self.overhead(s) for s in alone)
+            )
+            more = {s for s in self.load if self.load[s].per_ns * gap < 1}
+            if more == alone:
+                return gap
+            alone = more
+
+    def verdicts(self) -> dict[int, Verdict]:
+        """Return what follows for each service."""
+        used = {s: self.used(s) for s in self.load}
+        busy = sum(used.values())
+        swings = sum(used[s] * self.load[s].dispersion / MILLION for s in used)
+        early = 1 - _share((self.instances - busy) / sqrt(swings), 0.4, 0.7) if busy > 0 else 0.0
+        patience = self.patience(used, busy, swings) if busy > 0 else inf
+        room = self.instances - sum(self.load[s].per_ns * self.slope(s) for s in used)
+        gap = round(self.gap(room)) if room > 0 else 0
+        found = {}
+        for s, load in self.load.items():
+            slight = self.overhead(s) < 0.03 * self.slope(s) * self.peak(s)
+            batch = 0.0 if slight else patience * load.per_ns * self.overhead(s) if load.rate else 0.0
+            at_once = round(batch / early) if early > 0 and batch < inf else inf
+            found[s] = Verdict(at_once, ceil(self.peak(s)), round(self.slope(s)), gap, round(room * MILLION))
+        return found
+
+    def patience(self, used: dict[int, float], busy: float, swings: float) -> float:
+        """Return how many times the requests of one overhead a batch must have gathered to start early."""
+        crowd = sum(n * n for n in used.values()) / busy
+        alone = sum(n * self.by_itself(s) for s, n in used.items()) / busy
+        if swings / busy / max(1.0, crowd) * alone**2 >= 0.6:
+            return 0.0
+        return 0.6 if crowd < 2.5 else inf
+
+    def by_itself(self, s: int) -> float:
+        """Return what is left of an instance's capacity if it uses half of each SLO to gather."""
+        return max(0.0, 1 - 2 * self.overhead(s) / (int(self.pool.slo_ns[s]) - self.pool.response_ns))
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Return how far a value has come from `low` to `high`, from 0 to 1."""
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
 class _Run:
     """One advance over one pool."""
 
-    def __init__(self, eager: bool, queues: list[Queue], pool: Pool, since: int) -> None:
-        self.eager, self.queues, self.pool, self.now = eager, queues, pool, since
-        self.since = since
+    def __init__(self, name: str, queues: list[Queue], pool: Pool, since: int) -> None:
+        self.queues, self.pool, self.now, self.since = queues, pool, since, since
+        self.services = [int(s) for s in pool.active]
         self.free_at = [int(ns) for ns in pool.free_at_ns]
-        self.window_drop = pool.parameters.get("drop", "window") == "window"
-        self.lowest_number = pool.parameters.get("gpu_choice", "min-id") == "min-id"
+        self.kinds: Kinds = pool.by_kind()
+        own = pool.parameters
+        self.window = str(own.get("window", "frontrun")) if name == "deferred" else name
+        self.drop = "asked" if name == "adaptive" else str(own.get("drop", "window"))
+        self.match, self.order = str(own.get("match", "both")), str(own.get("order", "last-start"))
+        self.lowest_number = own.get("gpu_choice", "min-id") == "min-id"
         self.batches: list[tuple[int, int, int, int, int]] = []
+        self.verdicts = Pressure(pool, queues).verdicts() if name == "adaptive" else {}
+        self.next_look = -(-since // LOOK_NS) * LOOK_NS
 
     def until(self, until: int) -> None:
-        """Handle one event after the other; at one instant services come first, by number, arrivals before timers."""
+        """Handle one event after the other.
+
+        At one instant the load is measured first; then come services, by number, arrivals before timers; then
+        instances, by kind.
+        """
+        for s in self.services:
+            self.catch_up(s)
         while True:
             events: list[tuple[int, int, int, int, Callable[[int], None]]] = []
-            for s in (int(s) for s in self.pool.active):
+            for s in self.services:
                 queue = self.queues[s]
                 if queue.coming:
-                    events.append((queue.coming[0].ns, 0, s, 0, self.arrival))
+                    events.append((queue.coming[0].ns, 1, s, 0, self.arrival))
                 if queue.candidate is not None:
-                    events.append((queue.candidate.timer_ns, 0, s, 1, self.timer))
-            if self.pending() and self.free_at:
-                lead = max(self.lead(s) for s in self.pending())
-                events.append((max(self.now, min(self.free_at) - lead), 1, 0, 0, self.instance_looks))
+                    events.append((queue.candidate.timer_ns, 1, s, 1, self.timer))
+            for k in range(len(self.kinds.max_batch)):
+                events += [(at, 2, k, 0, self.instance_looks) for at in self.looks(k)]
+            if self.window == "adaptive":
+                events.append(
+                    (self.look_before(min([until, *(event[0] for event in events)]), until), 0, 0, 0, self.measure)
+                )
             if not events:
                 return
-            at, _, s, _, happens = min(events, key=lambda event: event[:4])
+            at, _, whose, _, happens = min(events, key=lambda event: event[:4])
             if at >= until:
                 return
-            self.now = max(self.since, at)
-            happens(s)
+            self.now = max(self.now, at)
+            happens(whose)
 
-    def pending(self) -> list[int]:
-        """Return the services that wait for an instance."""
-        candidates = ((int(s), self.queues[s].candidate) for s in self.pool.active)
-        return [s for s, c in candidates if c is not None and c.phase is Phase.PENDING]
+    def catch_up(self, s: int) -> None:
+        """Take in at once what arrived while the pool did not serve the service."""
+        queue = self.queues[s]
+        late = [r for r in queue.coming if r.ns < self.since]
+        for request in late:
+            queue.meter.count(request.ns)
+        if late:
+            queue.suffix += late
+            queue.coming = queue.coming[len(late) :]
+            self.form(s)
+        elif queue.candidate is not None and queue.candidate.phase is Phase.PENDING and queue.candidate.aim is None:
+            self.take_aim(s)
+
+    def look_before(self, at: int, until: int) -> int:
+        """Return when the load is measured next; only the last time before something else happens at `at` counts."""
+        return max(self.next_look, min(at, until - 1) // LOOK_NS * LOOK_NS)
+
+    def measure(self, _: int) -> None:
+        """Look at the load of all services, and judge it anew."""
+        for s in self.services:
+            meter = self.queues[s].meter
+            rate = meter.rate_per_ns(self.now) or 0.0
+            self.queues[s].load = Load(
+                round(rate * 1e9 * MILLION),
+                round(meter.dispersion(self.now) * MILLION),
+            )
+        self.verdicts = Pressure(self.pool, self.queues).verdicts()
+        self.next_look = self.now + LOOK_NS
+
+    def may_serve(self, g: int, s: int) -> bool:
+        """Say whether an instance serves a service."""
+        return bool(self.kinds.max_batch[self.kinds.of[g], s] > 0)
+
+    def of_kind(self, k: int) -> list[int]:
+        """Return the instances of a kind."""
+        return [g for g in range(len(self.free_at)) if self.kinds.of[g] == k]
+
+    def free_first(self, instances: Iterable[int]) -> int:
+        """Return the instance that is free first."""
+        return min(instances, key=lambda g: (self.free_at[g], g))
+
+    def pending(self, k: int) -> list[tuple[int, Candidate]]:
+        """Return the services that wait for an instance of a kind, and their candidates."""
+        if self.match == "service":
+            return []
+        candidates = ((s, self.queues[s].candidate) for s in self.services if self.kinds.max_batch[k, s] > 0)
+        return [(s, c) for s, c in candidates if c is not None and c.phase is Phase.PENDING]
+
+    def looks(self, k: int) -> list[int]:
+        """Return when an instance of a kind looks for a pending service, if one does."""
+        pending, instances = self.pending(k), self.of_kind(k)
+        if not pending or not instances:
+            return []
+        longest = max(self.lead(c.batch) for _, c in pending)
+        return [max(self.now, self.free_at[self.free_first(instances)] - longest)]
 
     def arrival(self, s: int) -> None:
         """Take the next request in."""
@@ -166,129 +370,230 @@ class _Run:
         request = queue.coming.pop(0)
         queue.meter.count(request.ns)
         queue.suffix.append(request)
-        self.form(s, request.ns)
+        self.form_again(s)
 
     def timer(self, s: int) -> None:
         """Send a candidate whose time has come, or form one anew that has lost its chance."""
         candidate = self.queues[s].candidate
         assert candidate is not None
+        lead = self.lead(candidate.batch)
         if candidate.phase is not Phase.WAITING:
-            self.form(s, self.now)
-        elif self.now + self.lead(s) > candidate.last_start_ns:
+            self.form_again(s)
+        elif self.drop != "never" and self.now + lead > candidate.last_start_ns:
             candidate.phase, candidate.timer_ns = Phase.LOST, self.now + 1
         else:
-            fitting = [g for g, free in enumerate(self.free_at) if free <= candidate.start_ns]
-            if not fitting:
-                candidate.phase = Phase.PENDING
-                candidate.timer_ns = candidate.last_start_ns - self.lead(s) + 1
-            elif self.lowest_number:
-                self.grant(s, fitting[0])
+            mine = [g for g in range(len(self.free_at)) if self.may_serve(g, s)]
+            fitting = [g for g in mine if self.free_at[g] <= candidate.start_ns]
+            if not fitting or self.match == "instance":
+                self.wait_for_instance(s)
             else:
-                self.grant(s, min(fitting, key=lambda g: (self.free_at[g], g)))
+                self.grant(s, fitting[0] if self.lowest_number else self.free_first(fitting))
 
-    def instance_looks(self, _: int) -> None:
-        """Let the instance that is free first take the pending service that must start first."""
-        g = min(range(len(self.free_at)), key=lambda g: (self.free_at[g], g))
-        in_time = []
-        for s in self.pending():
-            candidate = self.queues[s].candidate
-            assert candidate is not None
-            if candidate.last_start_ns < self.free_at[g]:
-                candidate.phase = Phase.LOST
-            else:
-                in_time.append((candidate.last_start_ns, s))
-        if in_time:
-            self.grant(min(in_time)[1], g)
+    def wait_for_instance(self, s: int) -> None:
+        """Make a service pending until its candidate could not be started in time."""
+        candidate = self.queues[s].candidate
+        assert candidate is not None
+        last_send = max(self.now, candidate.last_start_ns - self.lead(candidate.batch))
+        candidate.phase, candidate.timer_ns = Phase.PENDING, NEVER if self.drop == "never" else last_send + 1
+        self.take_aim(s)
+
+    def take_aim(self, s: int) -> None:
+        """Note the target that a pending service's batch is compared with."""
+        candidate = self.queues[s].candidate
+        assert candidate is not None
+        candidate.aim = self.target(s) if self.order == "efficiency" and self.match != "service" else None
+
+    def form_again(self, s: int) -> None:
+        """Form the candidate; a pending service stays pending if the new one should have been sent by now."""
+        before = self.queues[s].candidate
+        self.form(s)
+        after = self.queues[s].candidate
+        was_pending = before is not None and before.phase is Phase.PENDING
+        if was_pending and after is not None and after.timer_ns <= self.now and self.match != "service":
+            self.wait_for_instance(s)
+
+    def instance_looks(self, k: int) -> None:
+        """Let the instance of a kind that is free first take the pending service that it ranks first."""
+        g = self.free_first(self.of_kind(k))
+        ranked = sorted(self.pending(k), key=lambda pair: (self.rank(*pair), pair[0]))
+        for s, candidate in ranked:
+            if self.drop == "never" or candidate.last_start_ns >= self.free_at[g]:
+                self.grant(s, g)
+                return
+            candidate.phase = Phase.LOST
+
+    def rank(self, s: int, candidate: Candidate) -> int:
+        """Return a number that is smaller for services to be taken first."""
+        if self.order == "last-start":
+            return candidate.last_start_ns
+        if self.order == "deadline":
+            return self.deadline(s, self.queues[s].riders()[0])
+        assert candidate.aim is not None
+        batch, aim = (min(b, int(self.pool.max_batch[s])) for b in (candidate.batch, candidate.aim))
+        worth = (batch / self.slowest(s, batch)) / (aim / self.slowest(s, aim))
+        return -int(worth * 1e9)
 
     def grant(self, s: int, g: int) -> None:
         """Run the service's best batch on an instance; the next candidate is formed at once."""
-        queue = self.queues[s]
-        b = self.gather(s, self.now, self.free_at[g])
+        queue, k = self.queues[s], int(self.kinds.of[g])
+
+        def own(b: int) -> int:
+            return int(self.kinds.planned_ns[k, s, b])
+
+        largest = int(self.kinds.max_batch[k, s])
+        b = self.gather(s, self.free_at[g], own, largest)
         if b > 0:
-            earliest = max(self.now + self.pool.control_ns + self.pool.data_ns * b, self.free_at[g])
-            oldest = (queue.prefix + queue.suffix)[0]
-            start = max(earliest, self.wanted(s, b, self.deadline(s, oldest), earliest))
-            finish = start + self.latency(s, b)
+            start = self.wanted(s, b, max(self.now + self.lead(b), self.free_at[g]), own, largest)
+            finish = start + self.takes(g, s, b, queue.riders()[0].ns)
             for _ in range(b):
                 request = (queue.prefix or queue.suffix).pop(0)
                 request.start_ns, request.finish_ns = start, finish
+            queue.last_start_ns = start
+            if self.window == "credit":
+                slo = int(self.pool.slo_ns[s])
+                queue.credit_ns = min(max(self.credit(s, b, own), -slo), slo)
             self.free_at[g] = finish
             self.batches.append((int(self.pool.number[g]), s, b, start, finish))
-        self.form(s, self.now)
+        self.form(s)
 
-    def form(self, s: int, now: int) -> None:
-        """Form the service's candidate for an instance that is free whenever it is wanted."""
-        queue = self.queues[s]
-        b = self.gather(s, now, None)
+    def takes(self, g: int, s: int, b: int, oldest: int) -> int:
+        """Return how long a batch really runs."""
+        k = self.kinds
+        if k.spread == 0:
+            return int(k.run_ns[k.of[g], s, b])
+        return int(run_ns(Instances(k.of, k.max_batch, k.planned_ns, k.run_ns, k.spread, k.seed), g, s, b, oldest))
+
+    def form(self, s: int) -> None:
+        """Form the service's candidate for the slowest instance, free whenever it is wanted."""
+        queue, largest = self.queues[s], int(self.pool.max_batch[s])
+
+        def slowest(b: int) -> int:
+            return self.slowest(s, b)
+
+        b = self.gather(s, None, slowest, largest)
         queue.candidate = None
         if b > 0:
-            deadline = self.deadline(s, (queue.prefix + queue.suffix)[0])
-            lead = self.pool.control_ns + self.pool.data_ns * b
-            start = max(now + lead, self.wanted(s, b, deadline, now + lead))
-            queue.candidate = Candidate(b, start, deadline - self.latency(s, b), max(now, start - lead))
+            lead = self.lead(b)
+            start = self.wanted(s, b, self.now + lead, slowest, largest)
+            last = self.deadline(s, queue.riders()[0]) - slowest(b)
+            queue.candidate = Candidate(b, start, last, max(self.now, start - lead))
 
-    def gather(self, s: int, now: int, free_at: int | None) -> int:
+    def gather(self, s: int, free_at: int | None, latency: Callable[[int], int], largest: int) -> int:
         """Choose the size of the best batch now; give up requests that can no longer ride."""
-        queue, cap = self.queues[s], int(self.pool.max_batch[s])
-        queue.meter.turn_to(now)
+        queue = self.queues[s]
+        waiting = len(queue.riders())
 
         def finish(b: int) -> int:
-            ready = now + self.pool.control_ns + self.pool.data_ns * b
-            return (ready if free_at is None else max(ready, free_at)) + self.latency(s, b)
+            ready = self.now + self.lead(b)
+            return (ready if free_at is None else max(ready, free_at)) + latency(b)
 
         suffix = queue.suffix
-        while suffix and (len(suffix) > cap or self.deadline(s, suffix[0]) < finish(len(suffix))):
+        while suffix and (len(suffix) > largest or self.deadline(s, suffix[0]) < finish(len(suffix))):
             queue.prefix.append(suffix.pop(0))
         if not suffix:
             return 0
-        b = min(self.target(s) if self.window_drop else 1, len(suffix))
-        while queue.prefix and self.deadline(s, queue.prefix[0]) < finish(b):
+        b = min(self.room_for(s, waiting), len(suffix))
+        while self.drop != "never" and queue.prefix and self.deadline(s, queue.prefix[0]) < finish(b):
             queue.prefix.pop(0).finish_ns = -1
-        riders = queue.prefix + suffix
-        while b < min(cap, len(riders)) and self.deadline(s, riders[0]) >= finish(b + 1):
+        riders = queue.riders()
+        while b < min(largest, len(riders)) and self.deadline(s, riders[0]) >= finish(b + 1):
             b += 1
         return b
 
-    def wanted(self, s: int, b: int, deadline: int, earliest: int) -> int:
-        """Return the instant from which one more request would no longer fit."""
-        if self.eager or b == self.pool.max_batch[s]:
+    def room_for(self, s: int, waiting: int) -> int:
+        """Return the batch that older requests must make room for."""
+        if self.drop == "timeout":
+            return 1
+        if self.drop == "asked":
+            budget = int(self.pool.slo_ns[s]) - self.pool.response_ns
+            return self.verdicts[s].asked(self.queues[s].load, waiting, budget)
+        return self.target(s)
+
+    def wanted(self, s: int, b: int, earliest: int, latency: Callable[[int], int], largest: int) -> int:
+        """Return when a batch should start."""
+        if b >= largest or self.starts_at_once(s, b, latency):
             return earliest
-        return deadline - self.pool.jitter_ns - self.latency(s, b + 1) - self.pool.data_ns
+        queue, pool = self.queues[s], self.pool
+        oldest, slo = queue.riders()[0], int(pool.slo_ns[s])
+        deadline = self.deadline(s, oldest) - pool.jitter_ns
+        latest = deadline - latency(b)
+        if self.window == "latest":
+            return max(earliest, latest)
+        if self.window == "slo-share":
+            share = float(pool.parameters.get("wait_share", 0.1))
+            return max(earliest, min(latest, oldest.ns + int(share * slo)))
+        if self.window == "queueing-delay":
+            rate = queue.meter.rate_per_ns(self.now)
+            wait = self.target(s) / rate if rate else slo / 2
+            if queue.last_start_ns is None:
+                return earliest
+            return max(earliest, min(latest, queue.last_start_ns + int(wait)))
+        return max(earliest, deadline - latency(b + 1) - pool.data_ns)
+
+    def starts_at_once(self, s: int, b: int, latency: Callable[[int], int]) -> bool:
+        """Say whether the window lets a batch below the largest go as soon as it can."""
+        match self.window:
+            case "eager":
+                return True
+            case "adaptive":
+                return b >= self.verdicts[s].at_once
+            case "target-batch":
+                return b >= self.target(s)
+            case "credit":
+                return self.credit(s, b, latency) >= 0
+            case "beta-lambda":
+                target = self.target(s)
+                other = target if target != b else b + 1
+                slope = (latency(other) - latency(b)) / (other - b)
+                return b >= (latency(b) - slope * b) * (self.queues[s].meter.rate_per_ns(self.now) or 0.0)
+            case _:
+                return False
+
+    def credit(self, s: int, b: int, latency: Callable[[int], int]) -> int:
+        """Return the service's account after a batch."""
+        target = self.target(s)
+        return self.queues[s].credit_ns + b * latency(target) // target - latency(b)
 
     def target(self, s: int) -> int:
         """Return the batch that instances in staggered turns aim at."""
-        pool, cap = self.pool, int(self.pool.max_batch[s])
-        slo, rate = int(pool.slo_ns[s]), self.queues[s].meter.rate_per_ns()
+        pool, largest = self.pool, int(self.pool.max_batch[s])
+        slo, rate = int(pool.slo_ns[s]), self.queues[s].meter.rate_per_ns(self.now)
         if rate is None:
-            return max([1, *(b for b in range(1, cap + 1) if self.latency(s, b) <= slo / 2 - pool.response_ns)])
+            return _last(largest, lambda b: self.slowest(s, b) <= slo / 2 - pool.response_ns)
         budget = float(slo - pool.control_ns - pool.response_ns)
-        gpus, last = 0.0, cap
-        for b in range(1, cap + 1):
-            run = self.latency(s, b)
-            gpus = rate * run / b
-            if run * (1.0 + 1.0 / max(1.0, gpus)) > budget - pool.data_ns * b:
-                last = max(1, b - 1)
+        busy = 0.0
+        staggered = largest
+        for b in range(1, largest + 1):
+            run = self.slowest(s, b)
+            busy = rate * run / b
+            if run * (1.0 + 1.0 / max(1.0, busy)) > budget - pool.data_ns * b:
+                staggered = max(1, b - 1)
                 break
-        if gpus > 1.0:
-            return last
+        if busy > 1.0:
+            return staggered
         if rate == 0.0:
             return 1
-        alone = (b for b in range(1, cap + 1) if self.latency(s, b) + b / rate + pool.data_ns * b <= budget)
-        return max([1, *alone])
+        return _last(largest, lambda b: self.slowest(s, b) + b / rate + pool.data_ns * b <= budget)
 
-    def lead(self, s: int) -> int:
-        """Return how long before its start a candidate must be sent."""
-        candidate = self.queues[s].candidate
-        assert candidate is not None
-        return self.pool.control_ns + self.pool.data_ns * candidate.batch
+    def lead(self, b: int) -> int:
+        """Return how long before its start a batch must be sent."""
+        return self.pool.control_ns + self.pool.data_ns * b
 
     def deadline(self, s: int, request: Request) -> int:
         """Return when the answer must be ready."""
         return request.ns + int(self.pool.slo_ns[s]) - self.pool.response_ns
 
-    def latency(self, s: int, b: int) -> int:
-        """Return how long a batch runs."""
+    def slowest(self, s: int, b: int) -> int:
+        """Return how long a batch runs on the slowest instance that may serve the service."""
         return int(self.pool.latency_ns[s, b])
+
+
+NEVER = 2**62
+
+
+def _last(largest: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest batch that fits, 1 if none does."""
+    return max([1, *(b for b in range(1, largest + 1) if fits(b))])
 
 
 def account(present: list[list[Request]], batches: list[tuple[int, int, int, int, int]]) -> Served:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,17 +17,23 @@ from numpy.typing import NDArray
 from oracles.deferred_twin import DeferredTwin
 from oracles.timeout_twin import TimeoutTwin
 
+from partita.kernels import candidates
+from partita.model.cluster import OptionValue
 from partita.model.load import Arrivals
 from partita.model.service import LatencyCurve
-from partita.ports import Discipline, Pool, Served
-from partita.replay.disciplines import Deferred, Eager, Timeout
+from partita.ports import Discipline, Kinds, Pool, Served
+from partita.replay.disciplines import Adaptive, Deferred, Eager, Timeout
+from partita.replay.disciplines.deferred import DROP_RULES, MATCHES, ORDERS, WINDOWS
 
 MS = 1_000_000
+HALF = 500 * MS
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") != "1"
-EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "200"))
+FAMILY = ("deferred", "eager", "adaptive")
 TWINS: dict[str, tuple[Discipline, Discipline]] = {
     "deferred": (Deferred(), DeferredTwin()),
-    "eager": (Eager(), DeferredTwin("eager", eager=True)),
+    "eager": (Eager(), DeferredTwin("eager")),
+    "adaptive": (Adaptive(), DeferredTwin("adaptive")),
     "timeout": (Timeout(), TimeoutTwin()),
 }
 
@@ -59,7 +67,7 @@ def scenarios(draw: st.DrawFn, discipline: str, *, pools: int = 1, cut: bool = F
     offsets = np.concatenate(([0], np.cumsum([len(ns) for ns in per_service]))).astype(np.int64)
     ns = np.concatenate(per_service)
     end = begin + span_ms * MS + pause + 1 + draw(st.sampled_from([0, 20, 500])) * MS
-    inner = sorted(begin + draw(st.integers(1, end - begin)) for _ in range(5 if cut else pools - 1))
+    inner = sorted(draw(_cuts(begin, end, grid)) for _ in range(5 if cut else pools - 1))
     made = [draw(_pools(discipline, services, grid, begin)) for _ in range(pools)]
     return Scenario(
         tuple(made[min(k, pools - 1)] for k in range(len(inner) + 1)),
@@ -68,14 +76,20 @@ def scenarios(draw: st.DrawFn, discipline: str, *, pools: int = 1, cut: bool = F
     )
 
 
+def _cuts(begin: int, end: int, grid: int) -> st.SearchStrategy[int]:
+    """Draw an instant after `begin`, on the grid or not; whole per cents, as large integers are drawn small."""
+    at = st.integers(0, 100).map(lambda k: begin + 1 + (end - begin - 1) * k // 100)
+    return at | at.map(lambda ns: min(end, -(-ns // grid) * grid))
+
+
 @st.composite
 def _pools(draw: st.DrawFn, discipline: str, services: int, grid: int, begin: int) -> Pool:
     max_batch = [draw(st.sampled_from([1, 2, 3, 8, 40])) for _ in range(services)]
     width = max(max_batch) + 2
-    active = draw(st.sets(st.integers(0, services - 1), min_size=1)) if draw(st.booleans()) else range(services)
+    active = draw(st.sets(st.integers(0, services - 1), min_size=1)) if draw(st.integers(0, 2)) else range(services)
     instances = draw(st.integers(0, 12))
     busy = draw(st.sampled_from([0, 30, 400]))
-    return Pool(
+    pool = Pool(
         active=np.array(sorted(active), np.int64),
         slo_ns=np.array([draw(st.integers(4, 80)) * MS for _ in range(services)], np.int64),
         max_batch=np.array(max_batch, np.int64),
@@ -88,6 +102,37 @@ def _pools(draw: st.DrawFn, discipline: str, services: int, grid: int, begin: in
         jitter_ns=draw(st.sampled_from([0, 100_000])),
         parameters=draw(_parameters(discipline)),
     )
+    return draw(_mixed(pool)) if discipline in FAMILY and draw(st.booleans()) else pool
+
+
+@st.composite
+def _mixed(draw: st.DrawFn, pool: Pool) -> Pool:
+    """Make the instances differ in pace, largest batch and services; what the pool had is what the slowest does."""
+    count = draw(st.integers(1, 3))
+    paces = np.array([draw(st.sampled_from([10, 10, 8, 4])) for _ in range(count)], np.int64)
+    services, width = pool.latency_ns.shape
+    largest = np.array([[draw(_limit(int(b))) for b in pool.max_batch] for _ in paces], np.int64)
+    longer = int(largest.max()) + 2
+    planned = np.full((count, services, max(width, longer)), 3_600_000 * MS, np.int64)
+    for k, s in np.ndindex(count, services):
+        b = np.arange(int(largest[k, s]) + 1)
+        line = pool.latency_ns[s, pool.max_batch[s]] + np.maximum(0, b - pool.max_batch[s]) * MS
+        known = pool.latency_ns[s, np.minimum(b, pool.max_batch[s])]
+        planned[k, s, : len(b)] = np.where(b <= pool.max_batch[s], known, line) * paces[k] // 10
+    kinds = Kinds(
+        of=np.array([draw(st.integers(0, count - 1)) for _ in pool.number], np.int64),
+        max_batch=largest,
+        planned_ns=planned,
+        run_ns=np.maximum(1, planned * draw(st.sampled_from([10, 10, 9, 12])) // 10),
+        spread=draw(st.sampled_from([0.0, 0.0, 0.3])),
+        seed=draw(st.integers(0, 5)),
+    )
+    return replace(pool, kinds=kinds)
+
+
+def _limit(largest: int) -> st.SearchStrategy[int]:
+    """Draw the largest batch of a kind: at least the pool's, or none."""
+    return st.sampled_from([largest, largest, largest + 1, 2 * largest, 0])
 
 
 def _curves(grid: int) -> st.SearchStrategy[LatencyCurve]:
@@ -120,12 +165,75 @@ def _instants(draw: st.DrawFn, grid: int, span_ms: int) -> NDArray[np.int64]:
     return np.sort(ns // grid * grid).astype(np.int64)
 
 
-def _parameters(discipline: str) -> st.SearchStrategy[dict[str, str | float]]:
+@st.composite
+def pressed(draw: st.DrawFn) -> Scenario:
+    """Make up several seconds of a load that keeps a pool about as busy as it can be, half-way a pool of another size.
+
+    Times are such that a few hundred requests a second do, so that plain Python can follow.
+    """
+    services, grid = draw(st.integers(1, 4)), draw(st.sampled_from([1, MS // 2, 5 * MS]))
+    begin = draw(st.sampled_from([0, 1_763_900_000_000_000_000])) + draw(st.sampled_from([0, 123_456_789]))
+    # The meter looks back five seconds.
+    end = begin + draw(st.integers(1_500, 4_000) | st.integers(1_500, 4_000) | st.integers(6_000, 9_000)) * MS
+    curves = [LatencyCurve.linear(draw(st.integers(2, 6)), draw(st.integers(3, 40)), up_to=64) for _ in range(services)]
+    slo_ms = [draw(st.integers(50, 300)) for _ in range(services)]
+    largest = [max(1, min(24, curve.largest_within(slo / 1e3))) for curve, slo in zip(curves, slo_ms, strict=True)]
+    pool = Pool(
+        active=np.arange(services),
+        slo_ns=np.array(slo_ms, np.int64) * MS,
+        max_batch=np.array(largest, np.int64),
+        latency_ns=np.stack([_table(curve, b, 26) for curve, b in zip(curves, largest, strict=True)]),
+        number=np.arange(draw(st.integers(1, 5))),
+        free_at_ns=np.zeros(0, np.int64),
+        control_ns=draw(st.sampled_from([0, 100_000])),
+        data_ns=draw(st.sampled_from([0, 50_000])),
+        response_ns=draw(st.sampled_from([0, 2 * MS])),
+        jitter_ns=draw(st.sampled_from([0, 100_000])),
+        parameters=draw(_parameters("adaptive")),
+    )
+    made = []
+    for instances in (len(pool.number), max(1, len(pool.number) + draw(st.integers(-1, 1)))):
+        free = np.full(instances, begin, np.int64)
+        active = pool.active if draw(st.integers(0, 2)) else pool.active[: max(1, services - 1)]
+        made.append(replace(pool, active=active, number=np.arange(instances), free_at_ns=free))
+        made[-1] = draw(_mixed(made[-1])) if draw(st.integers(0, 3)) == 0 else made[-1]
+    busy = draw(st.floats(0.5, 1.5)) * len(pool.number) / services
+    each = [int(pool.latency_ns[s, b]) / b for s, b in enumerate((np.array(largest) + 1) // 2)]
+    per_service = [_renewals(draw, busy / ns, begin, end) // grid * grid for ns in each]
+    looks = st.sampled_from([at for at in range(begin // HALF * HALF, end, HALF) if at > begin])
+    cuts = _cuts(begin, end, grid) | looks  # the load is measured at whole half seconds
+    ends = sorted({end, *(draw(cuts) for _ in range(draw(st.integers(0, 4))))})
+    offsets = np.concatenate(([0], np.cumsum([len(ns) for ns in per_service]))).astype(np.int64)
+    change = draw(st.integers(0, len(ends)))
+    return Scenario(
+        tuple(made[int(k >= change)] for k in range(len(ends))),
+        tuple(ends),
+        Arrivals(np.concatenate(per_service), offsets, np.arange(offsets[-1], dtype=np.float32)),
+    )
+
+
+def _renewals(draw: st.DrawFn, per_ns: float, begin: int, end: int) -> NDArray[np.int64]:
+    """Draw arrivals whose gaps follow a Gamma law: Poisson, or clumped."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.sampled_from([1.0, 1.0, 0.2, 0.05]))
+    count = int((end - begin) * per_ns)
+    ns = begin + np.cumsum(rng.gamma(shape, 1 / (shape * per_ns), count)).astype(np.int64)
+    return ns[ns < end]
+
+
+def _parameters(discipline: str) -> st.SearchStrategy[Mapping[str, OptionValue]]:
     choice = st.sampled_from(["min-id", "earliest"])
     if discipline == "timeout":
         policy, delay = st.sampled_from(["none", "reject"]), st.sampled_from([0.0, 0.5, 5.0, 60.0])
         return st.fixed_dictionaries({"gpu_choice": choice, "queue_policy": policy, "timeout_ms": delay})
-    return st.fixed_dictionaries({"gpu_choice": choice, "drop": st.sampled_from(["window", "timeout"])})
+    common = {"gpu_choice": choice, "match": st.sampled_from([*MATCHES]), "order": st.sampled_from([*ORDERS])}
+    if discipline == "adaptive":
+        return st.fixed_dictionaries(common)
+    # More often than the rest: the defaults, by which nearly everybody goes.
+    drop = st.sampled_from(["window", *DROP_RULES])
+    window = st.sampled_from(["frontrun", "frontrun", *WINDOWS])
+    share = st.sampled_from([0.0, 0.1, 0.5])
+    return st.fixed_dictionaries({**common, "drop": drop, "window": window, "wait_share": share})
 
 
 @dataclass(frozen=True)
@@ -144,14 +252,20 @@ class Run:
 
 
 def play(discipline: Discipline, scenario: Scenario, *, cut: bool = True) -> Run:
-    """Play a scenario, in one go if it shall not be cut; requests are told apart by their size, which is their row."""
+    """Play a scenario, in one go if it shall not be cut; requests are told apart by their size, which is their row.
+
+    An instance that comes back in another pool is busy for as long as it was.
+    """
     ends, pools = (scenario.ends_ns, scenario.pools) if cut else (scenario.ends_ns[-1:], scenario.pools[-1:])
     state = discipline.initial_state(len(pools[0].slo_ns))
     since, last, accounts = -1, None, []
+    free: dict[int, int] = {}
     for until, template in zip(ends, pools, strict=True):
         if template is not last:
-            pool = replace(template, free_at_ns=template.free_at_ns.copy())
+            own = zip(template.number.tolist(), template.free_at_ns.tolist(), strict=True)
+            pool = replace(template, free_at_ns=np.array([max(at, free.get(g, at)) for g, at in own], np.int64))
         state, served = discipline.advance(state, between(scenario.arrivals, since, until), pool, until)
+        free |= zip(pool.number.tolist(), pool.free_at_ns.tolist(), strict=True)
         accounts.append(served)
         since, last = until, template
     return collect(accounts, len(scenario.arrivals), pool)
@@ -190,21 +304,23 @@ def assert_lawful(run: Run, scenario: Scenario) -> None:
     """Hold a run against what no discipline may do, whatever its rules."""
     arrivals, since = scenario.arrivals, -(2**62)
     for pool, batches, until in zip(scenario.pools, run.advances, scenario.ends_ns, strict=True):
-        _, service, size, start, finish = batches.T
+        number, service, size, start, finish = batches.T
         lead = pool.control_ns + pool.data_ns * size
-        assert np.all((size >= 1) & (size <= pool.max_batch[service])), "a batch is larger than allowed"
-        assert np.all(finish - start == pool.latency_ns[service, size]), "a batch did not take its time"
+        assert np.all(np.isin(number, pool.number)), "a batch ran on an instance that is not there"
         assert np.all(np.isin(service, pool.active)), "a service was served that the pool does not serve"
+        kinds, place = pool.by_kind(), np.searchsorted(pool.number, number)
+        kind = kinds.of[place]
+        assert np.all((size >= 1) & (size <= kinds.max_batch[kind, service])), "a batch is larger than allowed"
+        if kinds.spread == 0.0:
+            assert np.all(finish - start == kinds.run_ns[kind, service, size]), "a batch did not take its time"
         assert np.all(start >= since + lead), "a batch was granted before the advance began"
-        assert np.all(np.isin(batches[:, 0], pool.number))
+        assert np.all(start >= pool.free_at_ns[place]), "an instance ran before it was free"
         since = until
-    for number in np.unique(run.batches[:, 0]) if len(set(map(id, scenario.pools))) == 1 else ():
-        pool = scenario.pools[0]
+    for number in np.unique(run.batches[:, 0]):
         mine = run.batches[run.batches[:, 0] == number]
-        place = int(np.flatnonzero(pool.number == number)[0])
-        ready = np.concatenate((pool.free_at_ns[[place]], mine[:-1, 4]))
-        assert np.all(mine[:, 3] >= ready), "an instance ran two batches at once, or before it was free"
-        assert run.free_at_ns[place] == mine[-1, 4]
+        assert np.all(mine[1:, 3] >= mine[:-1, 4]), "an instance ran two batches at once"
+        if number in scenario.pools[-1].number:
+            assert run.free_at_ns[np.searchsorted(scenario.pools[-1].number, number)] >= mine[-1, 4]
     leads = np.concatenate(
         [p.control_ns + p.data_ns * b[:, 2] for p, b in zip(scenario.pools, run.advances, strict=True)]
     )
@@ -237,6 +353,28 @@ def test_kernel_equals_its_twin(name: str) -> None:
     holds()
 
 
+def test_adaptive_equals_its_twin_under_pressure() -> None:
+    """Where the load is measured and many compete, the thresholds for starting and for dropping decide what happens."""
+    kernel, twin = TWINS["adaptive"]
+    # The same with one of the two rules replaced by deferred's.
+    late = Adaptive(window=candidates.FRONTRUN)
+    strict = Adaptive(drop=candidates.WINDOW_DROP)
+    early, spared = [], []
+
+    @examples
+    @given(pressed())
+    def holds(scenario: Scenario) -> None:
+        run = play(kernel, scenario)
+        assert_lawful(run, scenario)
+        assert_same(run, play(twin, scenario))
+        early.append(not np.array_equal(run.start_ns, play(late, scenario).start_ns))
+        spared.append(not np.array_equal(run.finish_ns == -1, play(strict, scenario).finish_ns == -1))
+
+    holds()
+    assert np.mean(early) > 0.2, "in too few scenarios a batch started early"
+    assert np.mean(spared) > 0.2, "in too few scenarios a request was served that deferred would drop"
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_cutting_time_changes_nothing(name: str) -> None:
     kernel, _ = TWINS[name]
@@ -265,17 +403,25 @@ def test_a_change_of_pool_keeps_the_queues(name: str) -> None:
     holds()
 
 
-@pytest.mark.parametrize("name", ["deferred", "eager"])
-def test_nobody_is_served_past_the_deadline(name: str) -> None:
+@pytest.mark.parametrize("name", FAMILY)
+def test_no_batch_is_planned_past_a_deadline(name: str) -> None:
+    """What a batch really takes may differ from what its instance is known for; nothing else makes an answer late."""
     kernel, _ = TWINS[name]
 
     @examples
     @given(scenarios(name))
     def holds(scenario: Scenario) -> None:
-        run, pool = play(kernel, scenario), scenario.pools[0]
-        deadline = scenario.arrivals.ns + np.repeat(pool.slo_ns - pool.response_ns, np.diff(scenario.arrivals.offsets))
-        served = run.finish_ns > 0
-        assert np.all(run.finish_ns[served] <= deadline[served])
+        pool = scenario.pools[0]
+        drop = str(pool.parameters.get("drop", "window"))
+        pool = replace(pool, parameters={**pool.parameters, "drop": "window" if drop == "never" else drop})
+        run, kinds = play(kernel, replace(scenario, pools=(pool,))), pool.by_kind()
+        number, service, size, start, _ = run.batches.T
+        planned = start + kinds.planned_ns[kinds.of[np.searchsorted(pool.number, number)], service, size]
+        for s, (first, end) in enumerate(pairwise(scenario.arrivals.offsets)):
+            served = scenario.arrivals.ns[first:end][run.finish_ns[first:end] > 0]
+            deadline = served + pool.slo_ns[s] - pool.response_ns
+            mine = service == s
+            assert np.all(np.repeat(planned[mine], size[mine]) <= deadline)
 
     holds()
 

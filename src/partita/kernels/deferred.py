@@ -1,25 +1,22 @@
-"""Deferred and eager batching: one pool of equal instances, many services, events a batch.
+"""Deferred batching and its relatives: one pool of instances, many services, few events a batch.
 
-The rules are those of Symphony's public scheduler (github.com/abcdabcd987/nexuslb, `rankmt`), restated:
+The rules are those of Symphony's public scheduler (github.com/abcdabcd987/nexuslb, `rankmt`), restated in
+docs/disciplines.md:
 
-- Each service keeps its requests in deadline order as a *prefix* (older) and a *suffix* (the longest tail that could
-  still run as one batch), and at most one *candidate* (batch size, start, last feasible start).
-- A candidate is formed anew at every arrival, when it runs out, and when an instance is granted.
+- A service's candidate (`candidates`) is formed anew at every arrival, when it runs out, and when an instance is
+  granted.
 - At its send time the service takes an instance that is free by the wanted start; if there is none it is *pending*, and
-  the next instance to come free takes the pending service whose last feasible start is earliest.
+  the next instance to come free takes the most urgent of the pending services.
 
 Order of events, which decides ties: by time; at one time services before instances; services by number; for one
 service its arrival before its timer. A batch is sent no later than the last instant at which it is feasible, and its
 invalidation fires one ns after that, so that no timer ever fires twice at one instant.
 
 Arrivals at a service that is not pending touch nothing but its own queue. They are therefore taken in one go up to its
-send time, and only sends, arrivals at pending services and freed instances pass through the event queue. The finish
-time of a batch rises with its size, so the largest that meets a deadline is found from the last one in a step or two.
+send time, and only sends, arrivals at pending services and freed instances pass through the event queue.
 
-What fell due before an advance began, because the pool did not serve the service then, is made up for when it begins,
-in the order in which it fell due; requests that arrived meanwhile are metered at their own instants.
-
-All state of a service is one row of int64, so that a step touches one or two cache lines.
+Requests that arrived before an advance began, because the pool did not serve their service then, are taken in at once
+when it begins, and metered at their own instants; a timer that fell due before fires then.
 """
 
 from __future__ import annotations
@@ -30,397 +27,268 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels import NEVER, lean
-from partita.kernels.batches import DROPPED, FINISH, START, Batches
-from partita.kernels.tournament import first_within, grow, put, smallest
+from partita.kernels import NEVER, inlined, lean
+from partita.kernels.batches import FINISH, START, Batches
+from partita.kernels.candidates import (
+    ADAPTIVE,
+    CREDITED,
+    NO_DROP,
+    form,
+    gather,
+    lead,
+    settle,
+    settle_apart,
+    target_now,
+    wanted_start,
+)
+from partita.kernels.columns import (
+    AIM,
+    BATCH,
+    CAP,
+    CREDIT,
+    DUE,
+    END,
+    EXEC_AT,
+    EXPIRED,
+    HEAD,
+    INVALID_AFTER,
+    LAST_START,
+    PENDING,
+    SLO,
+    SPLIT,
+    STATUS,
+    TAIL,
+    WAITING,
+    Rules,
+    Work,
+)
+from partita.kernels.instances import (
+    Instances,
+    cut_down,
+    earliest,
+    first_free_at,
+    free_of,
+    grow_forest,
+    lowest_within,
+    occupy,
+    run_ns,
+)
+from partita.kernels.metering import meter_to
+from partita.kernels.pressure import REFRESH_NS, instances_alike, judge, measure
+from partita.kernels.tournament import grow, put, smallest
 
-BIN_NS = 50_000_000
-"""Width of one counter of the rate meter."""
-BINS = 100
-"""Counters of the rate meter: the rate is their mean over five seconds. One more slot holds the present bin."""
+BOTH, SERVICE_ONLY, INSTANCE_ONLY = 0, 1, 2
+"""Who looks for the other: services at their send time and instances that come free; or only one of them."""
 
-IDLE, WAITING, PENDING, EXPIRED = 0, 1, 2, 3
-"""Candidate status: none; its send timer runs; waits for an instance; lost its chance, will be formed anew."""
-
-FRONTRUN, IMMEDIATE = 0, 1
-"""Wanted start: when one more request would no longer fit (deferred), or at once (eager)."""
-
-WINDOW_DROP, TIMEOUT_DROP = 0, 1
-"""Give up a request that cannot ride in a batch of the target's size, or only when it would miss alone."""
+BY_LAST_START, BY_DEADLINE, BY_EFFICIENCY = 0, 1, 2
+"""Which pending service an instance takes: the smallest last feasible start, deadline; or the best use of its time."""
 
 EARLIEST, MIN_ID = 0, 1
 """Instance taken at a send: the one free longest, or the lowest-numbered one that is free in time."""
 
-HEAD, SPLIT, TAIL, END = 0, 1, 2, 3
-"""Columns of the state, as rows of this advance's requests: first unsettled, start of the suffix, next arrival, end."""
-STATUS, BATCH, EXEC_AT, INVALID_AFTER, DUE = 4, 5, 6, 7, 8
-"""Columns: the candidate's status, size, start and last feasible start; when its timer is due."""
-SLO, CAP = 9, 10
-"""Columns: the service's SLO and largest batch, set anew at each advance."""
-TARGET, BIN, FIRST_BIN, BIN_END, TOTAL = 11, 12, 13, 14, 15
-"""Columns: target batch (0: stale); the meter's present bin, its first (-1: none), the present bin's end, the sum."""
-METER = 16
-"""First column of the meter's counters."""
-COLUMNS = METER + BINS + 1
-
-
-class Work(NamedTuple):
-    """The arrays of one advance, all changed in place but `ns` and `latency`.
-
-    `ns` and `account` (``(requests, 2)``: start and finish) are the requests by service; `latency` is
-    ``(services, batches)`` in ns; `state` is ``(services, COLUMNS)``.
-    """
-
-    ns: NDArray[np.int64]
-    account: NDArray[np.int64]
-    latency: NDArray[np.int64]
-    state: NDArray[np.int64]
-
 
 class Queue(NamedTuple):
-    """The event queue: trees over instances (`free`) and services (`events`), and who is pending.
+    """Who waits for what: the forest over the pool's instances, and trees over services, ``(1 + 2·kinds, nodes)``.
 
-    `active` lists the services of the pool, `place` is its inverse; the first `pendings` of `pending` are waiting.
+    The first tree (`EVENTS`) says when each service next needs attention. One a kind ranks the pending services that it
+    may serve by urgency; one more a kind, by the longest lead.
     """
 
-    free: NDArray[np.int64]
-    events: NDArray[np.int64]
-    active: NDArray[np.int64]
-    place: NDArray[np.int64]
-    pending: NDArray[np.int64]
-    pendings: int
+    forest: NDArray[np.int64]
+    trees: NDArray[np.int64]
 
 
-class Rules(NamedTuple):
-    """Settings of the discipline and times outside the instances, in ns."""
-
-    window: int
-    drop: int
-    choice: int
-    control_ns: int
-    data_ns: int
-    response_ns: int
-    jitter_ns: int
+EVENTS, URGENT = 0, 1
+"""The tree of events, and the first of those of urgency; those of leads follow."""
 
 
-def new_state(services: int) -> NDArray[np.int64]:
-    """Return the state, ``(services, COLUMNS)``, of this many services with nothing queued and nothing metered."""
-    state = np.zeros((services, COLUMNS), np.int64)
-    state[:, FIRST_BIN] = -1
-    state[:, DUE] = NEVER
-    return state
+@inlined
+def _urgency(s: int, now: int, w: Work, r: Rules) -> int:
+    """Return the key by which an instance picks among pending services; the smallest wins."""
+    if r.order == BY_LAST_START:
+        return w.state[s, INVALID_AFTER]
+    if r.order == BY_DEADLINE:
+        return w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns
+    if w.state[s, AIM] == 0:
+        w.state[s, AIM] = target_now(s, now, w, r)
+    # The candidate may be older than the pool, and larger than the pool allows now.
+    b, best = min(w.state[s, BATCH], w.state[s, CAP]), min(w.state[s, AIM], w.state[s, CAP])
+    worth = (b / float(w.latency[s, b])) / (best / float(w.latency[s, best]))
+    return -int(worth * 1e9)
 
 
-@lean
-def _meter_to(s: int, now: int, w: Work) -> None:
-    """Complete the meter's bins that lie before `now`; the target is stale then, since their sum may have changed."""
-    present = now // BIN_NS
-    slots = BINS + 1
-    if w.state[s, FIRST_BIN] < 0:
-        w.state[s, FIRST_BIN] = present
-    elif present - w.state[s, BIN] >= slots:
-        for k in range(slots):
-            w.state[s, METER + k] = 0
-        w.state[s, TOTAL] = 0
-    else:
-        # Completing a bin adds its count; the slot after it holds the count that falls out.
-        for b in range(w.state[s, BIN], present):
-            following = (b + 1) % slots
-            w.state[s, TOTAL] += w.state[s, METER + b % slots] - w.state[s, METER + following]
-            w.state[s, METER + following] = 0
-    w.state[s, BIN] = present
-    w.state[s, BIN_END] = (present + 1) * BIN_NS
-    w.state[s, TARGET] = 0
+@inlined
+def _rank(s: int, waits: bool, now: int, w: Work, q: Queue, p: Instances, r: Rules) -> None:
+    """Enter a service among the pending, or take it out."""
+    kinds = q.forest.shape[0]
+    key = _urgency(s, now, w, r) if waits else NEVER
+    longest = -lead(s, w, r) if waits else NEVER
+    for k in range(kinds):
+        if p.max_batch[k, s] > 0:
+            put(q.trees[URGENT + k], s, key)
+            if r.data_ns > 0:
+                put(q.trees[URGENT + kinds + k], s, longest)
 
 
-@lean
-def target_batch(latency: NDArray[np.int64], s: int, cap: int, slo: int, rate_per_ns: float, r: Rules) -> int:
-    """Return the batch that staggered execution aims at for a rate (below zero: not known yet).
-
-    With several instances busy, the last b with L(b)·(1 + 1/n) within the budget, n = rate·L(b)/b; with at most one
-    busy, the largest b that gathers and runs within it.
-    """
-    if rate_per_ns < 0.0:
-        best = 1
-        while best < cap and latency[s, best + 1] <= slo / 2 - r.response_ns:
-            best += 1
-        return best
-    budget = float(slo - r.control_ns - r.response_ns)
-    gpus, best = 0.0, cap
-    for b in range(1, cap + 1):
-        run = float(latency[s, b])
-        gpus = rate_per_ns * run / b
-        if run * (1.0 + 1.0 / max(1.0, gpus)) > budget - r.data_ns * b:
-            best = max(1, b - 1)
-            break
-    if gpus > 1.0:
-        return best
-    best = 1
-    while best < cap:
-        b = best + 1
-        if latency[s, b] + b / max(rate_per_ns, 1e-300) + r.data_ns * b > budget:
-            break
-        best = b
-    return best
+@inlined
+def _look_at(k: int, now: int, q: Queue, r: Rules) -> int:
+    """Return when the earliest free instance of a kind should look for a pending service."""
+    free = q.forest[k, 1]
+    if q.trees[URGENT + k, 1] >= NEVER or free >= NEVER:
+        return NEVER
+    longest = -q.trees[URGENT + q.forest.shape[0] + k, 1] if r.data_ns > 0 else r.control_ns
+    return max(now, free - longest)
 
 
-@lean
-def _target(s: int, w: Work, r: Rules) -> int:
-    """Return the target batch at the meter's present rate."""
-    completed = min(BINS, w.state[s, BIN] - w.state[s, FIRST_BIN])
-    rate = w.state[s, TOTAL] / (completed * float(BIN_NS)) if completed > 0 else -1.0
-    return target_batch(w.latency, s, w.state[s, CAP], w.state[s, SLO], rate, r)
-
-
-@lean
-def _gather(
-    s: int,
-    now: int,
-    free_at: int,
-    w: Work,
-    r: Rules,
-) -> int:
-    """Form the best batch for an instance free at `free_at`; drop what can no longer ride; return its size."""
-    if now >= w.state[s, BIN_END]:
-        _meter_to(s, now, w)
-    deadline = w.state[s, SLO] - r.response_ns
-    ready = now + r.control_ns
-    data = r.data_ns
-    cap = w.state[s, CAP]
-    head, split, tail = w.state[s, HEAD], w.state[s, SPLIT], w.state[s, TAIL]
-    split = max(split, tail - cap)
-    while split < tail:
-        size = tail - split
-        if w.ns[split] + deadline >= max(ready + data * size, free_at) + w.latency[s, size]:
-            break
-        split += 1
-    b = 0
-    if split < tail:
-        target = 1
-        if r.drop == WINDOW_DROP:
-            if w.state[s, TARGET] == 0:
-                w.state[s, TARGET] = _target(s, w, r)
-            target = w.state[s, TARGET]
-        least = min(target, tail - split)
-        done = max(ready + data * least, free_at) + w.latency[s, least]
-        while head < split and w.ns[head] + deadline < done:
-            w.account[head, FINISH] = DROPPED
-            head += 1
-        first = w.ns[head] + deadline
-        most = min(tail - head, cap)
-        b = min(max(w.state[s, BATCH], least), most)
-        while b > least and first < max(ready + data * b, free_at) + w.latency[s, b]:
-            b -= 1
-        while b < most and first >= max(ready + data * (b + 1), free_at) + w.latency[s, b + 1]:
-            b += 1
-    w.state[s, HEAD], w.state[s, SPLIT] = head, split
-    return b
-
-
-@lean
-def _wanted(s: int, b: int, deadline: int, earliest: int, w: Work, r: Rules) -> int:
-    """Return when a batch should start; past the largest batch nothing more can join."""
-    if r.window == IMMEDIATE or b == w.state[s, CAP]:
-        return earliest
-    return max(earliest, deadline - r.jitter_ns - w.latency[s, b + 1] - r.data_ns)
-
-
-@lean
-def _form(
-    s: int,
-    now: int,
-    w: Work,
-    r: Rules,
-) -> None:
-    """Form the service's candidate anew and set its send timer."""
-    b = _gather(s, now, -NEVER, w, r)
-    w.state[s, BATCH] = b
+@inlined
+def _grant(s: int, g: int, now: int, w: Work, q: Queue, p: Instances, r: Rules, log: Batches, logged: int) -> int:
+    """Start the service's best batch on an instance, if any can make it; return the number of batches logged."""
+    k, free_at = p.kind[g], free_of(q.forest, p, g)
+    cap = p.max_batch[k, s]
+    b = gather(s, now, free_at, p.planned[k], cap, w, r)
     if b == 0:
-        w.state[s, STATUS], w.state[s, DUE] = IDLE, NEVER
-        return
-    deadline = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns
-    lead = r.control_ns + r.data_ns * b
-    exec_at = _wanted(s, b, deadline, now + lead, w, r)
-    w.state[s, STATUS] = WAITING
-    w.state[s, EXEC_AT] = exec_at
-    w.state[s, INVALID_AFTER] = deadline - w.latency[s, b]
-    w.state[s, DUE] = max(now, exec_at - lead)
-
-
-@lean
-def _arrive(
-    s: int,
-    w: Work,
-    r: Rules,
-) -> None:
-    """Take the service's next arrival and form its candidate anew."""
-    now = w.ns[w.state[s, TAIL]]
-    if now >= w.state[s, BIN_END]:
-        _meter_to(s, now, w)
-    w.state[s, METER + w.state[s, BIN] % (BINS + 1)] += 1
-    w.state[s, TAIL] += 1
-    _form(s, now, w, r)
-
-
-@lean
-def _settle(
-    s: int,
-    w: Work,
-    r: Rules,
-) -> int:
-    """Take arrivals that concern nobody else, and return when the service next needs the event queue."""
-    if w.state[s, STATUS] == PENDING:
-        if w.state[s, TAIL] < w.state[s, END]:
-            return min(w.state[s, DUE], w.ns[w.state[s, TAIL]])
-        return w.state[s, DUE]
-    while w.state[s, TAIL] < w.state[s, END] and w.ns[w.state[s, TAIL]] <= w.state[s, DUE]:
-        _arrive(s, w, r)
-    return w.state[s, DUE]
-
-
-@lean
-def _take(
-    s: int,
-    now: int,
-    free_at: int,
-    w: Work,
-    r: Rules,
-) -> int:
-    """Start the service's best batch on an instance free at `free_at`; return its size, 0 if none can make it."""
-    b = _gather(s, now, free_at, w, r)
+        return logged
     head = w.state[s, HEAD]
-    earliest = max(now + r.control_ns + r.data_ns * b, free_at)
-    start = _wanted(s, b, w.ns[head] + w.state[s, SLO] - r.response_ns, earliest, w, r) if b > 0 else 0
+    start = wanted_start(s, b, now, max(now + r.control_ns + r.data_ns * b, free_at), p.planned[k], cap, w, r)
+    finish = start + run_ns(p, g, s, b, w.ns[head])
     for row in range(head, head + b):
         w.account[row, START] = start
-        w.account[row, FINISH] = start + w.latency[s, b]
+        w.account[row, FINISH] = finish
     w.state[s, HEAD] = head + b
     w.state[s, SPLIT] = max(w.state[s, SPLIT], head + b)
-    return b
+    w.state[s, LAST_START] = start
+    if r.window == CREDITED:
+        target = target_now(s, now, w, r)
+        saved = w.state[s, CREDIT] + b * p.planned[k, s, target] // target - p.planned[k, s, b]
+        w.state[s, CREDIT] = min(max(saved, -w.state[s, SLO]), w.state[s, SLO])
+    occupy(q.forest, p, g, finish)
+    log.instance[logged] = g
+    log.service[logged] = s
+    log.size[logged] = b
+    log.start[logged] = start
+    log.finish[logged] = finish
+    return logged + 1
+
+
+@inlined
+def _await(s: int, now: int, w: Work, r: Rules) -> None:
+    """Make a service pending, or keep it so with its new candidate."""
+    w.state[s, STATUS] = PENDING
+    w.state[s, DUE] = NEVER if r.drop == NO_DROP else max(now, w.state[s, INVALID_AFTER] - lead(s, w, r)) + 1
+    w.state[s, AIM] = 0
+
+
+@inlined
+def _attend(s: int, due: int, now: int, w: Work, q: Queue, p: Instances, r: Rules) -> tuple[int, int]:
+    """Deal with what is due at a service: return the instance that it takes, and when to form its candidate anew.
+
+    Either is -1 where it does not apply.
+    """
+    if w.state[s, STATUS] == PENDING:
+        tail = w.state[s, TAIL]
+        if tail < w.state[s, END] and w.ns[tail] <= due:
+            w.state[s, TAIL] = tail + 1
+            return -1, w.ns[tail]
+        return -1, now
+    if w.state[s, STATUS] != WAITING:
+        return -1, now
+    if r.drop != NO_DROP and now + lead(s, w, r) > w.state[s, INVALID_AFTER]:
+        w.state[s, STATUS] = EXPIRED
+        w.state[s, DUE] = now + 1
+        return -1, -1
+    if r.match == INSTANCE_ONLY or first_free_at(q.forest, p, s) > w.state[s, EXEC_AT]:
+        _await(s, now, w, r)
+        return -1, -1
+    if r.choice == MIN_ID:
+        return lowest_within(q.forest, p, s, w.state[s, EXEC_AT]), -1
+    return earliest(q.forest, p, s), -1
 
 
 @lean
-def _lead(s: int, w: Work, r: Rules) -> int:
-    return r.control_ns + r.data_ns * w.state[s, BATCH]
+def _most_urgent(k: int, now: int, horizon: int, w: Work, q: Queue, p: Instances, r: Rules) -> int:
+    """Take the pending service that a kind's earliest free instance should serve; -1 if all come too late."""
+    while q.trees[URGENT + k, 1] < NEVER:
+        s = smallest(q.trees[URGENT + k])
+        _rank(s, False, now, w, q, p, r)
+        if w.state[s, INVALID_AFTER] >= q.forest[k, 1] or r.drop == NO_DROP:
+            return s
+        w.state[s, STATUS] = EXPIRED
+        put(q.trees[EVENTS], s, settle_apart(s, horizon, w, r))
+    return -1
 
 
 @lean
-def _look_at(now: int, free: NDArray[np.int64], pending: NDArray[np.int64], count: int, w: Work, r: Rules) -> int:
-    """Return when the earliest free instance should look for a pending service."""
-    if count == 0 or free[1] >= NEVER:
-        return NEVER
-    lead = 0
-    for k in range(count):
-        lead = max(lead, _lead(pending[k], w, r))
-    return max(now, free[1] - lead)
+def _next_measure(since: int, r: Rules) -> int:
+    """Return when the load is measured next: at whole intervals of the clock, however a run is cut into advances."""
+    return (since + REFRESH_NS - 1) // REFRESH_NS * REFRESH_NS if r.window == ADAPTIVE else NEVER
 
 
 @lean
-def _before(s: int, other: int, w: Work) -> bool:
-    """Say whether a pending service must start before another: earlier last feasible start, then lower number."""
-    if w.state[s, INVALID_AFTER] != w.state[other, INVALID_AFTER]:
-        return bool(w.state[s, INVALID_AFTER] < w.state[other, INVALID_AFTER])
-    return s < other
-
-
-@lean
-def _forget(s: int, pending: NDArray[np.int64], count: int) -> int:
-    """Take a service out of the pending set; return how many are left."""
-    for k in range(count):
-        if pending[k] == s:
-            pending[k] = pending[count - 1]
-            return count - 1
-    return count
-
-
-@lean
-def _serve(w: Work, queue: Queue, r: Rules, since: int, until: int, log: Batches) -> int:
-    """Run the event loop; return the number of batches logged."""
-    free, events, active, place, pending, count = queue
-    leaves = free.shape[0] // 2
-    logged = 0
-    look_at = _look_at(since, free, pending, count, w, r)
-    while min(events[1], look_at) < until:
-        waiting_before = count
-        chosen, g = -1, -1
-        if events[1] <= look_at:
-            due = events[1]
-            now = max(since, due)
-            s = active[smallest(events)]
-            if w.state[s, STATUS] == PENDING:
-                count = _forget(s, pending, count)
-                if w.state[s, TAIL] < w.state[s, END] and w.ns[w.state[s, TAIL]] <= due:
-                    _arrive(s, w, r)
-                else:
-                    _form(s, now, w, r)
-            elif w.state[s, STATUS] != WAITING:
-                _form(s, now, w, r)
-            elif now + _lead(s, w, r) > w.state[s, INVALID_AFTER]:
-                w.state[s, STATUS] = EXPIRED
-                w.state[s, DUE] = now + 1
-            elif free[1] > w.state[s, EXEC_AT]:
-                w.state[s, STATUS] = PENDING
-                w.state[s, DUE] = w.state[s, INVALID_AFTER] - _lead(s, w, r) + 1
-                pending[count] = s
-                count += 1
-            else:
-                chosen = s
-                g = first_within(free, w.state[s, EXEC_AT]) if r.choice == MIN_ID else smallest(free)
-            if chosen < 0:
-                put(events, place[s], _settle(s, w, r))
-        else:
-            now = look_at
-            k = 0
-            while k < count:
-                s = pending[k]
-                if w.state[s, INVALID_AFTER] < free[1]:
-                    w.state[s, STATUS] = EXPIRED
-                    count = _forget(s, pending, count)
-                    put(events, place[s], _settle(s, w, r))
-                    continue
-                if chosen < 0 or _before(s, chosen, w):
-                    chosen = s
-                k += 1
-            if chosen >= 0:
-                count = _forget(chosen, pending, count)
-                g = smallest(free)
-        if chosen >= 0:
-            b = _take(chosen, now, free[leaves + g], w, r)
-            if b > 0:
-                done = w.account[w.state[chosen, HEAD] - 1, FINISH]
-                put(free, g, done)
-                log.instance[logged] = g
-                log.service[logged] = chosen
-                log.size[logged] = b
-                log.start[logged] = done - w.latency[chosen, b]
-                log.finish[logged] = done
-                logged += 1
-            _form(chosen, now, w, r)
-            put(events, place[chosen], _settle(chosen, w, r))
-        if count > 0 or waiting_before > 0:
-            look_at = _look_at(now, free, pending, count, w, r)
-    return logged
-
-
-@lean
-def _settle_all(
-    w: Work, active: NDArray[np.int64], due: NDArray[np.int64], pending: NDArray[np.int64], r: Rules
+def _serve(
+    w: Work, active: NDArray[np.int64], q: Queue, p: Instances, r: Rules, since: int, until: int, log: Batches
 ) -> int:
-    """Bring every service up to the event queue; fill `due` and `pending`, return how many are pending."""
-    count = 0
-    for k in range(active.shape[0]):
-        s = active[k]
-        if w.state[s, STATUS] == PENDING:
-            pending[count] = s
-            count += 1
-        due[k] = _settle(s, w, r)
-    return count
+    """Run the event loop; return the number of batches logged."""
+    kinds, logged = q.forest.shape[0], 0
+    instances = instances_alike(active, p, w) if r.window == ADAPTIVE else 0.0
+    horizon, now = _next_measure(since, r), since
+    while True:
+        kind, look_at = 0, _look_at(0, now, q, r)
+        for k in range(1, kinds):
+            at = _look_at(k, now, q, r)
+            if at < look_at:
+                kind, look_at = k, at
+        due = q.trees[EVENTS, 1]
+        first = min(due, look_at)
+        if horizon <= first and horizon < until:
+            last = min(first, until - 1) // REFRESH_NS * REFRESH_NS
+            measure(last, active, w)
+            judge(active, instances, w, r)
+            horizon = last + REFRESH_NS
+            for k in range(active.shape[0]):
+                put(q.trees[EVENTS], active[k], settle_apart(active[k], horizon, w, r))
+            continue
+        if first >= until:
+            return logged
+        now = max(now, first)
+        pending = False
+        if due <= look_at:
+            s = smallest(q.trees[EVENTS])
+            pending = w.state[s, STATUS] == PENDING
+            g, at = _attend(s, due, now, w, q, p, r)
+        else:
+            s, at = _most_urgent(kind, now, horizon, w, q, p, r), now
+            if s < 0:
+                continue
+            g = smallest(q.forest[kind])
+        if g >= 0:
+            logged, at = _grant(s, g, now, w, q, p, r, log, logged), now
+        if at >= 0:
+            form(s, at, w, r)
+        if r.match != SERVICE_ONLY:
+            if pending and w.state[s, STATUS] == WAITING and w.state[s, DUE] <= now:
+                _await(s, now, w, r)
+            waits = w.state[s, STATUS] == PENDING
+            if waits or pending:
+                _rank(s, waits, now, w, q, p, r)
+        put(q.trees[EVENTS], s, settle(s, horizon, w, r))
+
+
+@lean
+def _catch_up(s: int, since: int, w: Work, r: Rules) -> None:
+    """Take in what arrived before the advance began, while the pool did not serve the service."""
+    tail = w.state[s, TAIL]
+    while tail < w.state[s, END] and w.ns[tail] < since:
+        tail += 1
+    if tail > w.state[s, TAIL]:
+        w.state[s, TAIL] = tail
+        form(s, since, w, r)
 
 
 @njit(cache=True)
 def advance_deferred(
     w: Work,
     active: NDArray[np.int64],
+    p: Instances,
     free_at: NDArray[np.int64],
     r: Rules,
     since: int,
@@ -431,14 +299,19 @@ def advance_deferred(
 
     `active` lists the services of the pool; `free_at` has one entry an instance and is moved forward in place.
     """
-    due = np.full(active.shape[0], NEVER, np.int64)
-    pending = np.empty(active.shape[0], np.int64)
-    place = np.full(w.state.shape[0], -1, np.int64)
+    kinds = p.max_batch.shape[0]
+    trees = np.full((1 + 2 * kinds, grow(w.state[:, 0]).shape[0]), NEVER, np.int64)
+    q = Queue(grow_forest(free_at, p), trees)
+    horizon = _next_measure(since, r)
+    if r.window == ADAPTIVE:
+        judge(active, instances_alike(active, p, w), w, r)
     for k in range(active.shape[0]):
-        place[active[k]] = k
-    count = _settle_all(w, active, due, pending, r)
-    free = grow(free_at)
-    logged = _serve(w, Queue(free, grow(due), active, place, pending, count), r, since, until, log)
-    leaves = free.shape[0] // 2
-    free_at[:] = free[leaves : leaves + free_at.shape[0]]
+        _catch_up(active[k], since, w, r)
+        if w.state[active[k], STATUS] == PENDING and r.match != SERVICE_ONLY:
+            _rank(active[k], True, since, w, q, p, r)
+        put(q.trees[EVENTS], active[k], settle_apart(active[k], horizon, w, r))
+    logged = _serve(w, active, q, p, r, since, until, log)
+    for k in range(active.shape[0]):
+        meter_to(active[k], 0, w)  # the rows have other numbers in the next advance
+    cut_down(q.forest, p, free_at)
     return logged

@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels import NEVER, lean
+from partita.kernels import NEVER, inlined, lean
+from partita.kernels.chance import normal
 from partita.kernels.tournament import first_within, grow, put, smallest
 
 
@@ -34,14 +35,13 @@ class Instances(NamedTuple):
 
 
 @lean
-def _mix(word: np.uint64) -> np.uint64:
-    """Scatter the bits of a word (the finaliser of splitmix64, by S. Vigna, public domain)."""
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
+def _drawn(mean: int, spread: float, seed: int, s: int, b: int, first: int) -> int:
+    """Draw how long a batch takes from the lognormal law with this mean."""
+    deviation = spread * normal(first, seed * 1_000_003 + s * 1_009 + b)
+    return max(1, int(mean * np.exp(deviation - 0.5 * spread * spread)))
 
 
-@lean
+@inlined
 def run_ns(p: Instances, g: int, s: int, b: int, first: int) -> int:
     """Return how long a batch of b takes on instance `g`; `first` is the arrival of its oldest request.
 
@@ -49,14 +49,7 @@ def run_ns(p: Instances, g: int, s: int, b: int, first: int) -> int:
     into advances.
     """
     mean = p.run[p.kind[g], s, b]
-    if p.spread == 0.0:
-        return mean
-    word = _mix(np.uint64(first) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(p.seed * 1_000_003 + s * 1_009 + b))
-    other = _mix(word + np.uint64(0x9E3779B97F4A7C15))
-    u = (float(word >> np.uint64(11)) + 1.0) / 9007199254740993.0
-    v = float(other >> np.uint64(11)) / 9007199254740992.0
-    normal = np.sqrt(-2.0 * np.log(u)) * np.cos(2.0 * np.pi * v)
-    return max(1, int(mean * np.exp(p.spread * normal - 0.5 * p.spread * p.spread)))
+    return mean if p.spread == 0.0 else _drawn(mean, p.spread, p.seed, s, b, first)
 
 
 @njit(cache=True)
@@ -68,7 +61,9 @@ def grow_forest(free_at: NDArray[np.int64], p: Instances) -> NDArray[np.int64]:
     for k in range(kinds):
         for g in range(free_at.shape[0]):
             own[g] = free_at[g] if p.kind[g] == k else NEVER
-        forest[k] = grow(own)
+        tree = grow(own)
+        for node in range(tree.shape[0]):
+            forest[k, node] = tree[node]
     return forest
 
 
@@ -80,19 +75,19 @@ def cut_down(forest: NDArray[np.int64], p: Instances, free_at: NDArray[np.int64]
         free_at[g] = forest[p.kind[g], leaves + g]
 
 
-@lean
+@inlined
 def free_of(forest: NDArray[np.int64], p: Instances, g: int) -> int:
     """Return when an instance is free."""
     return forest[p.kind[g], forest.shape[1] // 2 + g]
 
 
-@lean
+@inlined
 def occupy(forest: NDArray[np.int64], p: Instances, g: int, until: int) -> None:
     """Take an instance until an instant."""
     put(forest[p.kind[g]], g, until)
 
 
-@lean
+@inlined
 def first_free_at(forest: NDArray[np.int64], p: Instances, s: int) -> int:
     """Return when the first instance that may serve the service is free; NEVER if there is none."""
     at = NEVER
@@ -114,7 +109,7 @@ def earliest(forest: NDArray[np.int64], p: Instances, s: int) -> int:
     return best if at < NEVER else -1
 
 
-@lean
+@inlined
 def lowest_within(forest: NDArray[np.int64], p: Instances, s: int, bound: int) -> int:
     """Return the lowest-numbered instance that may serve the service and is free by `bound`; -1 if there is none."""
     best = -1

@@ -1,0 +1,275 @@
+"""Candidates of deferred batching: which requests would ride together, and when their batch should start.
+
+Each service keeps its requests in deadline order as a *prefix* (older) and a *suffix* (the longest tail that could
+still run as one batch), and at most one *candidate*: batch size, start, last feasible start.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.kernels import NEVER, inlined, lean
+from partita.kernels.batches import DROPPED, FINISH
+from partita.kernels.columns import (
+    BATCH,
+    BIN_END,
+    CAP,
+    CREDIT,
+    DUE,
+    END,
+    EXEC_AT,
+    GAP,
+    HEAD,
+    IDLE,
+    INVALID_AFTER,
+    LAST_START,
+    MILLION,
+    PEAK,
+    PENDING,
+    RATE,
+    ROOM,
+    SLO,
+    SLOPE,
+    SPLIT,
+    STATUS,
+    TAIL,
+    TARGET,
+    THRESHOLD,
+    WAITING,
+    Rules,
+    Work,
+)
+from partita.kernels.metering import meter_to, rate_per_ns
+
+FRONTRUN, IMMEDIATE, LATEST, TARGET_BATCH, QUEUEING_DELAY, BETA_LAMBDA, SLO_SHARE, CREDITED, ADAPTIVE = range(9)
+"""Wanted start: see docs/disciplines.md."""
+
+WINDOW_DROP, TIMEOUT_DROP, NO_DROP, NEED_DROP = range(4)
+"""Give up what cannot ride in a batch of the target's size; what would miss alone; nothing; or what cannot ride in a
+batch of the size that the load asks for."""
+
+SPARE = 1.1
+"""How much larger than the load asks for is the batch for which `NEED_DROP` makes room."""
+BACKLOG = 1.5
+"""What waits counts as so many times its number of arrivals within one SLO, for `NEED_DROP`."""
+
+
+@lean
+def target_batch(latency: NDArray[np.int64], s: int, cap: int, slo: int, rate: float, r: Rules) -> int:
+    """Return the batch that staggered execution aims at for a rate (a ns; below zero: not known yet).
+
+    With several instances busy, the last b with L(b)·(1 + 1/n) within the budget, n = rate·L(b)/b; with at most one
+    busy, the largest b that gathers and runs within it.
+    """
+    if rate < 0.0:
+        best = 1
+        while best < cap and latency[s, best + 1] <= slo / 2 - r.response_ns:
+            best += 1
+        return best
+    budget = float(slo - r.control_ns - r.response_ns)
+    busy, best = 0.0, cap
+    for b in range(1, cap + 1):
+        run = float(latency[s, b])
+        busy = rate * run / b
+        if run * (1.0 + 1.0 / max(1.0, busy)) > budget - r.data_ns * b:
+            best = max(1, b - 1)
+            break
+    if busy > 1.0:
+        return best
+    best = 1
+    while best < cap:
+        b = best + 1
+        if latency[s, b] + b / max(rate, 1e-300) + r.data_ns * b > budget:
+            break
+        best = b
+    return best
+
+
+@lean
+def target_now(s: int, now: int, w: Work, r: Rules) -> int:
+    """Return the target batch at the meter's rate now."""
+    if w.state[s, TARGET] == 0 or now >= w.state[s, BIN_END]:
+        meter_to(s, now, w)
+        w.state[s, TARGET] = target_batch(w.latency, s, w.state[s, CAP], w.state[s, SLO], rate_per_ns(s, w), r)
+    return w.state[s, TARGET]
+
+
+@lean
+def _needed(s: int, w: Work, r: Rules) -> int:
+    """Return the batch that the load asks for, this service's present backlog counted in."""
+    rate, room = w.state[s, RATE] / float(MILLION) * 1e-9, w.state[s, ROOM] / float(MILLION)
+    waiting = w.state[s, TAIL] - w.state[s, HEAD]
+    asked = max(rate, BACKLOG * waiting / float(w.state[s, SLO] - r.response_ns))
+    left, peak = room - (asked - rate) * w.state[s, SLOPE], max(1, w.state[s, PEAK])
+    if left <= 0.0 or room <= 0.0:
+        return peak
+    return max(1, int(min(np.ceil(SPARE * asked * w.state[s, GAP] * room / left), float(peak))))
+
+
+@inlined
+def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], cap: int, w: Work, r: Rules) -> int:
+    """Form the best batch for an instance free at `free_at`; drop what can no longer ride; return its size.
+
+    `latency`, ``(services, batches)``, and `cap` are those of the instance.
+    """
+    deadline = w.state[s, SLO] - r.response_ns
+    ready = now + r.control_ns
+    data = r.data_ns
+    head, split, tail = w.state[s, HEAD], w.state[s, SPLIT], w.state[s, TAIL]
+    split = max(split, tail - cap)
+    while split < tail:
+        size = tail - split
+        if w.ns[split] + deadline >= max(ready + data * size, free_at) + latency[s, size]:
+            break
+        split += 1
+    b = 0
+    if split < tail:
+        least = tail - split
+        if r.drop == TIMEOUT_DROP:
+            least = 1
+        elif r.drop == NEED_DROP:
+            least = min(least, _needed(s, w, r))
+        elif head < split or r.drop == NO_DROP:
+            least = min(least, target_now(s, now, w, r))
+        done = max(ready + data * least, free_at) + latency[s, least]
+        if r.drop != NO_DROP:
+            while head < split and w.ns[head] + deadline < done:
+                w.account[head, FINISH] = DROPPED
+                head += 1
+        first = w.ns[head] + deadline
+        most = min(tail - head, cap)
+        # The finish of a batch rises with its size, so the largest that meets a deadline is near the last one found.
+        b = min(max(w.state[s, BATCH], least), most)
+        while b > least and first < max(ready + data * b, free_at) + latency[s, b]:
+            b -= 1
+        while b < most and first >= max(ready + data * (b + 1), free_at) + latency[s, b + 1]:
+            b += 1
+    w.state[s, HEAD], w.state[s, SPLIT] = head, split
+    return b
+
+
+@lean
+def _wanted_by_rate(s: int, b: int, now: int, earliest: int, latency: NDArray[np.int64], w: Work, r: Rules) -> int:
+    """Return when a batch should start under one of the windows that look at the target or the rate."""
+    deadline = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns
+    frontrun = max(earliest, deadline - r.jitter_ns - latency[s, b + 1] - r.data_ns)
+    target = target_now(s, now, w, r)
+    if r.window == TARGET_BATCH:
+        return earliest if b >= target else frontrun
+    if r.window == CREDITED:
+        saved = w.state[s, CREDIT] + b * latency[s, target] // target - latency[s, b]
+        return earliest if saved >= 0 else frontrun
+    rate = rate_per_ns(s, w)
+    if r.window == QUEUEING_DELAY:
+        wait = target / rate if rate > 0.0 else w.state[s, SLO] / 2.0
+        return max(earliest, min(deadline - r.jitter_ns - latency[s, b], w.state[s, LAST_START] + int(wait)))
+    other = target if target != b else b + 1
+    slope = (latency[s, other] - latency[s, b]) / float(other - b)
+    overhead = latency[s, b] - slope * b
+    return earliest if b >= overhead * max(rate, 0.0) else frontrun
+
+
+@inlined
+def wanted_start(
+    s: int, b: int, now: int, earliest: int, latency: NDArray[np.int64], cap: int, w: Work, r: Rules
+) -> int:
+    """Return when a batch should start; past the largest batch nothing more can join."""
+    if r.window == IMMEDIATE or b >= cap or (r.window == ADAPTIVE and b >= w.state[s, THRESHOLD]):
+        return earliest
+    oldest = w.ns[w.state[s, HEAD]]
+    deadline = oldest + w.state[s, SLO] - r.response_ns
+    if r.window in (FRONTRUN, ADAPTIVE):
+        return max(earliest, deadline - r.jitter_ns - latency[s, b + 1] - r.data_ns)
+    latest = deadline - r.jitter_ns - latency[s, b]
+    if r.window == LATEST:
+        return max(earliest, latest)
+    if r.window == SLO_SHARE:
+        return max(earliest, min(latest, oldest + int(r.wait_share * w.state[s, SLO])))
+    return _wanted_by_rate(s, b, now, earliest, latency, w, r)
+
+
+@lean
+def form(s: int, now: int, w: Work, r: Rules) -> None:
+    """Form the service's candidate anew and set its send timer."""
+    b = gather(s, now, -NEVER, w.latency, w.state[s, CAP], w, r)
+    w.state[s, BATCH] = b
+    if b == 0:
+        w.state[s, STATUS], w.state[s, DUE] = IDLE, NEVER
+        return
+    lead = r.control_ns + r.data_ns * b
+    exec_at = wanted_start(s, b, now, now + lead, w.latency, w.state[s, CAP], w, r)
+    w.state[s, STATUS] = WAITING
+    w.state[s, EXEC_AT] = exec_at
+    w.state[s, INVALID_AFTER] = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns - w.latency[s, b]
+    w.state[s, DUE] = max(now, exec_at - lead)
+
+
+@inlined
+def _fill(s: int, horizon: int, w: Work, r: Rules) -> None:
+    """Take in arrivals before `horizon` and the send time, as long as all that wait fit into one batch.
+
+    Those are nearly all in a pool that is not overloaded, hence everything in local variables.
+    """
+    ns, head, end, cap = w.ns, w.state[s, HEAD], w.state[s, END], w.state[s, CAP]
+    if w.state[s, SPLIT] > head:
+        return
+    control, data, apart = r.control_ns, r.data_ns, r.jitter_ns + r.data_ns
+    at_once = 0 if r.window == IMMEDIATE else w.state[s, THRESHOLD] if r.window == ADAPTIVE else NEVER
+    due, tail = w.state[s, DUE], w.state[s, TAIL]
+    size = tail - head
+    exec_at = last = deadline = 0
+    if size > 0:
+        deadline = ns[head] + w.state[s, SLO] - r.response_ns
+    first = tail
+    while tail < end and size < cap:
+        now = ns[tail]
+        if now > due or now >= horizon:
+            break
+        if size == 0:
+            deadline = now + w.state[s, SLO] - r.response_ns
+        ready = now + control + data * (size + 1)
+        if ready > deadline - w.latency[s, size + 1]:
+            break
+        tail += 1
+        size += 1
+        last = deadline - w.latency[s, size]
+        exec_at = ready
+        if size < at_once and size < cap:
+            exec_at = max(ready, deadline - apart - w.latency[s, size + 1])
+        due = exec_at - control - data * size
+    if tail > first:
+        w.state[s, TAIL], w.state[s, BATCH], w.state[s, STATUS] = tail, size, WAITING
+        w.state[s, EXEC_AT], w.state[s, INVALID_AFTER], w.state[s, DUE] = exec_at, last, due
+
+
+@inlined
+def settle(s: int, horizon: int, w: Work, r: Rules) -> int:
+    """Take arrivals before `horizon` that concern nobody else; return when the service next needs the event queue."""
+    if w.state[s, STATUS] == PENDING:
+        if w.state[s, TAIL] < w.state[s, END]:
+            return min(w.state[s, DUE], w.ns[w.state[s, TAIL]])
+        return w.state[s, DUE]
+    simple = r.window in (FRONTRUN, ADAPTIVE, IMMEDIATE)
+    while True:
+        if simple:
+            _fill(s, horizon, w, r)
+        tail, due = w.state[s, TAIL], w.state[s, DUE]
+        if tail >= w.state[s, END] or w.ns[tail] > due:
+            return due
+        if w.ns[tail] >= horizon:
+            return w.ns[tail]
+        w.state[s, TAIL] = tail + 1
+        form(s, w.ns[tail], w, r)
+
+
+@lean
+def settle_apart(s: int, horizon: int, w: Work, r: Rules) -> int:
+    """Settle a service where that is not done often."""
+    return settle(s, horizon, w, r)
+
+
+@inlined
+def lead(s: int, w: Work, r: Rules) -> int:
+    """Return what lies between sending the candidate and its earliest start."""
+    return r.control_ns + r.data_ns * w.state[s, BATCH]
