@@ -30,6 +30,7 @@ from partita.replay.disciplines.backlog import (
     settle_account,
     whole_numbers,
 )
+from partita.replay.disciplines.lanes import instances_of
 
 MOST_INSTANCES = 64
 """Most model instances of one service on one device."""
@@ -79,8 +80,8 @@ class Triton:
         logged = advance_triton(
             Queues(requests.ns, requests.offsets, head, account),
             pool.active,
-            Batchers(pool.max_batch, delays_ns(pool), queue_limits_ns(pool), taken_until),
-            pool.latency_ns,
+            Batchers(pool.by_kind().max_batch.max(axis=0), delays_ns(pool), queue_limits_ns(pool), taken_until),
+            instances_of(pool),
             pool.free_at_ns,
             pool.control_ns,
             pool.data_ns,
@@ -98,7 +99,8 @@ def _taken_until(state: TritonState, pool: Pool, instances: NDArray[np.int64]) -
     """Return when each model instance is free; those that a service does not have never are.
 
     A device that is new, or that something else than these batches keeps busy (models that load), takes none before it
-    is free. Where a service has fewer model instances than before, those that are free first stay.
+    is free. Where a service has fewer model instances than before, those that are free first stay; where the device
+    may not serve it, it has none.
     """
     width = int(instances.max(initial=1))
     taken_until = np.zeros((len(instances), len(pool.number), width), np.int64)
@@ -109,4 +111,6 @@ def _taken_until(state: TritonState, pool: Pool, instances: NDArray[np.int64]) -
     as_left[here] = state.line_ns[there] == pool.free_at_ns[here]
     taken_until = np.maximum(taken_until, np.where(as_left, 0, pool.free_at_ns)[None, :, None])
     taken_until[np.broadcast_to(np.arange(width) >= instances[:, None, None], taken_until.shape)] = NEVER
+    kinds = pool.by_kind()
+    taken_until[kinds.max_batch[kinds.of].T == 0] = NEVER
     return taken_until

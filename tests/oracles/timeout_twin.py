@@ -1,16 +1,17 @@
 """Timeout batching in plain Python: what the compiled kernel must do, request by request.
 
-Written from the rule of Triton's dynamic batcher without preferred sizes (docs/disciplines.md); it shares nothing with
-the kernel but the protocol `partita.ports.Discipline`.
+Written from the rule of Triton's dynamic batcher (docs/disciplines.md); it shares nothing with the kernel but the
+protocol `partita.ports.Discipline` and the draw of how long a batch takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oracles.deferred_twin import Request, account
+from oracles.deferred_twin import Request
+from oracles.lanes_twin import Batch, Hall, most, played, takes_ns
 
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
@@ -18,10 +19,65 @@ from partita.ports import Pool, Served
 
 @dataclass
 class TwinState:
-    """Unsettled requests by service, oldest first, and when the last advance ended."""
+    """Who waits, at which instance if they have queues, and when the last advance ended."""
 
-    queues: list[list[Request]]
+    hall: Hall
     at_ns: int = 0
+
+
+@dataclass
+class Servers:
+    """Instances (places in the pool) that take from the same queues, those of `lanes`, by service."""
+
+    pool: Pool
+    places: Sequence[int]
+    lanes: dict[int, list[Request]]
+    batches: list[Batch]
+    free_at: dict[int, int]
+
+    def serve(self, since_ns: int, until_ns: int) -> None:
+        """Serve until `until_ns`."""
+        now = since_ns
+        while True:
+            self.lanes = {s: [r for r in queue if r.finish_ns == 0] for s, queue in self.lanes.items()}
+            turns = [
+                (max(now, self.free_at[g], self.ready_at(s, g)), self.lanes[s][0].ns, s)
+                for s in self.lanes
+                for g in self.places
+                if self.lanes[s] and most(self.pool, g, s)
+            ]
+            if not turns or min(turns)[0] >= until_ns:
+                return
+            now, _, s = min(turns)
+            limit = _limit_ns(self.pool, s)
+            hopeless = [r for r in self.lanes[s] if limit is not None and r.ns + limit <= now]
+            for request in hopeless:
+                request.finish_ns = -1
+            if not hopeless:
+                self.send(s, now)
+
+    def ready_at(self, s: int, g: int) -> int:
+        """Return when a service may have an instance: a size is reached, or the oldest has waited long enough."""
+        queue, least = self.lanes[s], min(_sizes(self.pool, s, g) or [most(self.pool, g, s)])
+        patient = queue[0].ns + _delay_ns(self.pool, s)
+        return patient if len(queue) < least else min(patient, queue[least - 1].ns)
+
+    def send(self, s: int, now: int) -> None:
+        """Send a batch to a free instance."""
+        pool = self.pool
+        idle = [g for g in self.places if most(pool, g, s) and max(self.free_at[g], self.ready_at(s, g)) <= now]
+        lowest_number = pool.parameters_of(s).get("gpu_choice", "min-id") == "min-id"
+        g = idle[0] if lowest_number else min(idle, key=lambda g: (self.free_at[g], g))
+        there = [request for request in self.lanes[s] if request.ns <= now][: most(pool, g, s)]
+        delay = _delay_ns(pool, s)
+        early = [b for b in _sizes(pool, s, g) if b <= len(there)]
+        riders = there[: max(early)] if early and (delay == 0 or now - there[0].ns < delay) else there
+        lead = pool.control_ns + pool.data_ns * len(riders)
+        finish = now + lead + takes_ns(pool, g, s, riders)
+        for request in riders:
+            request.start_ns, request.finish_ns = now + lead, finish
+        self.free_at[g] = finish
+        self.batches.append(Batch(now, int(pool.number[g]), s, len(riders), now + lead, finish))
 
 
 @dataclass(frozen=True)
@@ -32,53 +88,42 @@ class TimeoutTwin:
 
     def initial_state(self, services: int) -> TwinState:
         """Return empty queues."""
-        return TwinState([[] for _ in range(services)])
+        return TwinState(Hall.of(services))
 
     def advance(self, state: TwinState, arrivals: Arrivals, pool: Pool, until_ns: int) -> tuple[TwinState, Served]:
         """Serve until `until_ns`."""
-        for s, queue in enumerate(state.queues):
-            rows = range(arrivals.offsets[s], arrivals.offsets[s + 1])
-            queue += [Request(int(arrivals.ns[row]), float(arrivals.size[row])) for row in rows]
-        present = [list(queue) for queue in state.queues]
-        batches: list[tuple[int, int, int, int, int]] = []
-        free_at = [int(ns) for ns in pool.free_at_ns]
-        active = [int(s) for s in pool.active]
-        delays = {s: round(float(pool.parameters_of(s).get("timeout_ms", 0.0)) * 1e6) for s in active}
-        lowest_number = pool.parameters_of(active[0]).get("gpu_choice", "min-id") == "min-id"
-        while free_at and any(state.queues[s] for s in active):
-            ready = {
-                s: _ready_at(state.queues[s], int(pool.max_batch[s]), delays[s]) for s in active if state.queues[s]
-            }
-            now = max(state.at_ns, min(free_at), min(ready.values()))
-            if now >= until_ns:
-                break
-            s = min((s for s in ready if ready[s] <= now), key=lambda s: (state.queues[s][0].ns, s))
-            queue = state.queues[s]
-            limit = _limit_ns(pool, s)
-            hopeless = [request for request in queue if limit is not None and request.ns + limit <= now]
-            if hopeless:
-                for request in hopeless:
-                    request.finish_ns = -1
-                del queue[: len(hopeless)]
-                continue
-            idle = [g for g, free in enumerate(free_at) if free <= now]
-            g = idle[0] if lowest_number else min(idle, key=lambda g: (free_at[g], g))
-            riders = [request for request in queue if request.ns <= now][: pool.max_batch[s]]
-            start = now + pool.control_ns + pool.data_ns * len(riders)
-            finish = start + int(pool.latency_ns[s, len(riders)])
-            for request in riders:
-                request.start_ns, request.finish_ns = start, finish
-            del queue[: len(riders)]
-            free_at[g] = finish
-            batches.append((int(pool.number[g]), s, len(riders), start, finish))
-        pool.free_at_ns[:] = free_at
-        return TwinState(state.queues, until_ns), account(present, batches)
+        hall, batches, active = state.hall, list[Batch](), [int(s) for s in pool.active]
+        present = hall.join(arrivals)
+        hall.lose(pool)
+        free_at = {g: int(ns) for g, ns in enumerate(pool.free_at_ns)}
+        if pool.parameters_of(active[0]).get("queue") == "per-instance":
+            for s in active:
+                turns = {int(n): 1_000_000 if most(pool, g, s) else 0 for g, n in enumerate(pool.number)}
+                hall.counters[s].hand_out(pool, turns, state.at_ns, 0)
+            for g, number in enumerate(map(int, pool.number)):
+                lanes = {s: [hand.request for hand in hall.counters[s].lane(number)] for s in active}
+                Servers(pool, [g], lanes, batches, free_at).serve(state.at_ns, until_ns)
+            served = played(present, batches)
+        else:
+            Servers(pool, range(len(free_at)), {s: present[s] for s in active}, batches, free_at).serve(
+                state.at_ns, until_ns
+            )
+            served = played(present, batches, by_number=False)
+            hall.forget()
+        pool.free_at_ns[:] = list(free_at.values())
+        hall.leave()
+        return TwinState(hall, until_ns), served
 
 
-def _ready_at(queue: list[Request], largest: int, delay: int) -> int:
-    """Return when the next batch may go: the oldest request has waited for `delay`, or a largest batch is there."""
-    patient = queue[0].ns + delay
-    return patient if len(queue) < largest else min(patient, queue[largest - 1].ns)
+def _sizes(pool: Pool, s: int, g: int) -> list[int]:
+    """Return the sizes that an instance may run before their time."""
+    given = pool.parameters_of(s).get("preferred")
+    sizes = [] if given is None else [int(word) for word in str(given).split(",")]
+    return [size for size in sizes if size <= most(pool, g, s)]
+
+
+def _delay_ns(pool: Pool, s: int) -> int:
+    return round(float(pool.parameters_of(s).get("timeout_ms", 0.0)) * 1e6)
 
 
 def _limit_ns(pool: Pool, s: int) -> int | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oracles.deferred_twin import Request, account
+from oracles.lanes_twin import most, takes_ns
 
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
@@ -47,7 +48,7 @@ class Batcher:
         own: Mapping[str, Any] = pool.parameters_of(s)
         limit = round(own["queue_timeout_ms"] * 1e6) if "queue_timeout_ms" in own else int(pool.slo_ns[s])
         return cls(
-            largest=int(pool.max_batch[s]),
+            largest=int(pool.by_kind().max_batch[:, s].max()),
             delay=round(own.get("timeout_ms", 0.0) * 1e6),
             limit=limit if own.get("queue_policy") == "reject" else None,
             instances=int(own.get("instances", 1)),
@@ -72,12 +73,13 @@ class TritonTwin:
         present = [list(queue) for queue in state.queues]
         batchers = {int(s): Batcher.of(pool, int(s)) for s in pool.active}
         devices = {int(n): int(free) for n, free in zip(pool.number, pool.free_at_ns, strict=True)}
-        state.devices = {n: _device(state.devices.get(n), free, batchers) for n, free in devices.items()}
+        able = {int(n): {s: b for s, b in batchers.items() if most(pool, g, s)} for g, n in enumerate(pool.number)}
+        state.devices = {n: _device(state.devices.get(n), free, able[n]) for n, free in devices.items()}
         batches: list[tuple[int, int, int, int, int]] = []
         while taking := [
             (max(state.at_ns, _ready_at(state.queues[s], batcher), _free_at(state, s)), s)
             for s, batcher in batchers.items()
-            if state.queues[s] and devices
+            if state.queues[s] and any(s in device.taken_until_ns for device in state.devices.values())
         ]:
             now, s = min(taking)
             if now >= until_ns:
@@ -113,19 +115,20 @@ def _ready_at(queue: list[Request], batcher: Batcher) -> int:
 
 def _free_at(state: TwinState, s: int) -> int:
     """Return when the first model instance of a service is free."""
-    return min(until for device in state.devices.values() for until in device.taken_until_ns[s])
+    return min(until for device in state.devices.values() for until in device.taken_until_ns.get(s, []))
 
 
 def _take(state: TwinState, pool: Pool, s: int, batcher: Batcher, now: int) -> tuple[int, int, int, int, int]:
     """Let a model instance take a batch; it runs when all batches taken before on this device have run."""
-    free = [(n, until, i) for n, d in state.devices.items() for i, until in enumerate(d.taken_until_ns[s])]
+    free = [(n, until, i) for n, d in state.devices.items() for i, until in enumerate(d.taken_until_ns.get(s, []))]
     free = [(n, until, i) for n, until, i in free if until <= now]
     lowest_number = pool.parameters_of(s).get("gpu_choice", "min-id") == "min-id"
     number, _, instance = min(free) if lowest_number else min(free, key=lambda f: (f[1], f[0]))
     device = state.devices[number]
-    riders = [request for request in state.queues[s] if request.ns <= now][: batcher.largest]
+    g = list(state.devices).index(number)
+    riders = [request for request in state.queues[s] if request.ns <= now][: most(pool, g, s)]
     start = max(now + pool.control_ns + pool.data_ns * len(riders), device.line_ns)
-    finish = start + int(pool.latency_ns[s, len(riders)])
+    finish = start + takes_ns(pool, g, s, riders)
     for request in riders:
         request.start_ns, request.finish_ns = start, finish
     del state.queues[s][: len(riders)]

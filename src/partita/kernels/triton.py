@@ -18,6 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from partita.kernels.batches import DROPPED, FINISH, START, Batches
+from partita.kernels.instances import Instances, run_ns
 from partita.kernels.timeout import Queues, ready_at
 from partita.kernels.tournament import first_within, grow, put, smallest
 
@@ -25,8 +26,9 @@ from partita.kernels.tournament import first_within, grow, put, smallest
 class Batchers(NamedTuple):
     """Settings by service: largest batch, longest wait for it, longest time in the queue (NEVER: none); in ns.
 
-    `taken_until` (``(services, devices, model instances)``) says when each model instance is free; those that a service
-    does not have never are.
+    The largest batch is that of any device: one that runs smaller ones takes what it can. `taken_until` (``(services,
+    devices, model instances)``) says when each model instance is free; those that a service does not have, or that
+    stand on a device that may not serve it, never are.
     """
 
     cap: NDArray[np.int64]
@@ -40,7 +42,7 @@ def advance_triton(
     q: Queues,
     active: NDArray[np.int64],
     batchers: Batchers,
-    latency: NDArray[np.int64],
+    p: Instances,
     free_at: NDArray[np.int64],
     control: int,
     data: int,
@@ -52,7 +54,7 @@ def advance_triton(
 ) -> int:
     """Serve the pool from `since` until `until`; return the number of batches logged.
 
-    `latency` is ``(services, batches)`` in ns. `q`, `batchers.taken_until`, `free_at` (the devices) and `log` are
+    `q`, `batchers.taken_until`, `free_at` (the devices) and `log` are
     changed in place. Services that could take a batch at the same instant do so in their order.
     """
     services, width = active.shape[0], batchers.taken_until.shape[2]
@@ -76,14 +78,14 @@ def advance_triton(
         rejected = head > q.head[s]
         q.head[s] = head
         if not rejected:
-            tail = head
-            while tail < end and tail - head < cap and q.ns[tail] <= now:
-                tail += 1
-            b = tail - head
             taker = first_within(takers[k], now) if min_id else smallest(takers[k])
             device = taker // width
+            tail, most = head, p.max_batch[p.kind[device], s]
+            while tail < end and tail - head < most and q.ns[tail] <= now:
+                tail += 1
+            b = tail - head
             start = max(now + control + data * b, free_at[device])
-            finish = start + latency[s, b]
+            finish = start + run_ns(p, device, s, b, q.ns[head])
             for row in range(head, tail):
                 q.account[row, START] = start
                 q.account[row, FINISH] = finish
