@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,26 @@ def database_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, database=Database(dsn, data_dir or default_data_dir()), **others)
 
     return with_database
+
+
+def command_line() -> str:
+    """Write the command that runs now as it was given, without where the database is: that may hold a password."""
+    context = click.get_current_context()
+    words = ["partita", *context.command_path.split()[1:]]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in ("dsn", "data_dir"):
+            words += _words(parameter, context.params[name])
+    return shlex.join(words)
+
+
+def _words(parameter: click.Parameter, value: Any) -> Iterator[str]:
+    values = value if parameter.multiple or parameter.nargs != 1 else (value,)
+    for each in values:
+        if isinstance(parameter, click.Option):
+            yield max(parameter.opts, key=len)
+        if each is not True:
+            yield str(each)
 
 
 def default_data_dir() -> Path:

@@ -2,7 +2,9 @@
 
 import os
 import re
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from partita.controller.comparison import Shown
 from partita.controller.report import report_text, write_report
 from partita.controller.results import result_text, write_whole
 from partita.controller.scoretable import COLUMNS, cells, misses, targets_of, verdict
 from partita.errors import ConfigError
-from partita.plots import Course, Mark, course_figure, thin
+from partita.model.occupancy import BatchWindow, Occupancy
+from partita.plots import (
+    Course,
+    Mark,
+    attainment_figure,
+    batch_figure,
+    batches_figure,
+    course_figure,
+    occupancy_figure,
+    service_colours,
+    service_legend,
+    slower_figure,
+    thin,
+)
+from partita.replay.score import Histograms, class_edges_ms
 
 EVIL = "<script>alert('x')</script>&\"</style>"
 
@@ -56,6 +73,30 @@ RESULT: dict[str, Any] = {
 STEPS = np.arange(0.0, 100.0, 10.0)
 COURSE = Course(STEPS, STEPS + 10, STEPS + 9, np.full(10, 2.0), STEPS + 11, (Mark(30.0, 3, f"why {EVIL}"),))
 COURSES = {"static": COURSE, EVIL: COURSE}
+CLASSES = len(class_edges_ms())
+HISTOGRAMS = Histograms(*(np.bincount([400, 420], minlength=CLASSES) for _ in range(2)), np.array([0, 5, 0, 2]))
+# Two GPUs, three intervals of 10 s: "plain" has gpu0 for half of the time, then both share it; gpu1 is there late.
+OCCUPANCY = Occupancy(
+    (EVIL, "plain"),
+    ("gpu0", "gpu1"),
+    10.0,
+    np.array([[0.5, 0.8, 0.0], [np.nan, 0.25, 0.25]]),
+    np.array([[[1, 0], [1, 0], [0, 1]], [[0, 1], [0, 1], [0, 1]]]),
+    np.array([[[0.5, 0.0], [0.4, 0.4], [0.0, 0.0]], [[np.nan, np.nan], [0.25, 0.0], [0.25, 0.0]]]),
+    np.array([[0.0, 0.65, 0.25], [0.5, 0.4, 0.0]]),
+    np.array([1.0, 2.0, 2.0]),
+    BatchWindow(
+        (10.0, 20.0),
+        np.array([0, 1]),
+        np.array([1, 0]),
+        np.array([4, 0]),
+        np.array([9.5, 12.0]),
+        np.array([11, 12.5]),
+        ("gpu0", "gpu1"),
+    ),
+)
+SHOWN = {"static": Shown(COURSE, HISTOGRAMS), EVIL: Shown(COURSE, HISTOGRAMS, OCCUPANCY)}
+COMMAND = f"partita replay '{EVIL}.yaml' --seed 7"
 
 
 class Page(HTMLParser):
@@ -82,7 +123,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return report_text(RESULT, COURSES, title=f"report of {EVIL}")
+    return report_text(RESULT, SHOWN, title=f"report of {EVIL}", command=COMMAND)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +146,7 @@ def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
 
 def test_what_comes_from_outside_is_escaped(page: Page, html: str) -> None:
     assert EVIL not in html
-    assert [t for t, _ in page.tags].count("script") == 4  # plotly's code and three figures
+    assert [t for t, _ in page.tags].count("script") == 9  # plotly's code, ours, and seven figures
     shown = " ".join(page.text)
     assert f"report of {EVIL}" in shown
     assert f"3 GPUs: because {EVIL}" in shown
@@ -120,27 +161,139 @@ def test_it_shows_the_scores(page: Page) -> None:
     assert "must keep it: * 17 s (98.5 %)." in shown
     assert f"{EVIL} misses the target of {EVIL} (98.00 % of 98.5 %)." in shown
     assert "nothing to gain" not in shown
-    assert "1 that changed the plan" in shown
+    assert "1 decision that changed the plan" in shown
 
 
 def test_figures_hold_the_data(html: str) -> None:
-    assert html.count("Plotly.newPlot(") == 3
+    drawn = re.findall(r'draw\("(\w+)", ', html)
+    assert drawn == ["course", "services", "latency", "queue", "batches", "gpus0", "single0"]
+    assert sorted(drawn) == sorted(re.findall(r'<div id="(\w+)"', html))
     figure = course_figure(COURSES)
-    held = [t for t in figure.data if t.line.shape == "hv"]
-    assert [list(t.y) for t in held] == [[2.0] * 10] * 2
+    held = [t for t in figure.data if t.yaxis == "y2" and t.mode == "lines"]
+    assert [list(t.y) for t in held] == [[2.0] * 11] * 2
     marks = [t for t in figure.data if t.mode == "markers"]
     assert "why &lt;script&gt;" in marks[0].text[0]
     assert "<script>" not in figure.to_json()
 
 
+def test_an_interval_is_drawn_from_its_beginning_to_its_end() -> None:
+    """Two intervals, which end at 10 and 12 s: 5 req/s in the first, 7 in the second."""
+    ends, two = np.array([10.0, 12.0]), np.array([5.0, 7.0])
+    offered = course_figure({"p": Course(ends, two, two, two, np.full(2, np.nan))}).data[0]
+    assert offered.line.shape == "hv"
+    assert (offered.x.tolist(), offered.y.tolist()) == ([0.0, 10.0, 12.0], [5.0, 7.0, 7.0])
+    empty = np.empty(0)
+    assert len(course_figure({"p": Course(empty, empty, empty, empty, empty)}).data[0].x) == 0
+
+
+def test_a_run_without_a_policy_has_no_list_of_decisions() -> None:
+    result = {**RESULT, "scores": {"fixed": record()}, "decisions": {"fixed": []}}
+    text = report_text(result, {"fixed": SHOWN[EVIL]}, title="t")
+    assert "that changed the plan" not in text
+    assert 'draw("gpus0"' in text
+
+
+def test_it_says_how_to_run_it_again(page: Page) -> None:
+    shown = " ".join(page.text)
+    assert COMMAND in shown
+    assert '"gpu": "A100-80GB"' in shown
+
+
+def test_what_takes_longer_falls_to_the_edge_of_the_figure_and_marks_percentiles() -> None:
+    """Of four requests one took up to edge 400, three up to edge 700: 75 % take longer than edge 400, none edge 700."""
+    edges = class_edges_ms()
+    counts = np.bincount([400, 700, 700, 700], minlength=len(edges))
+    figure = slower_figure({"p": counts}, edges, {"p": {"p50": 2.0, "p99": "nan"}}, what="time", slo_ms=[25.0])
+    line, marks, slo = figure.data
+    shares = dict(zip(line.x.tolist(), line.y.tolist(), strict=True))
+    assert shares[edges[400]] == shares[edges[699]] == 75.0
+    assert shares[edges[399]] == 100.0
+    assert 10 ** figure.layout.yaxis.range[0] > shares[edges[700]] > 0
+    assert (list(marks.x), list(marks.y)) == ([2.0], [50.0])
+    assert list(slo.x) == [25.0, 25.0]
+    assert 10 ** figure.layout.xaxis.range[0] < edges[399]
+    assert 10 ** figure.layout.xaxis.range[1] > edges[700]
+
+
+def test_without_requests_the_distributions_are_empty() -> None:
+    figure = slower_figure({"p": np.zeros(CLASSES, np.int64)}, class_edges_ms(), {"p": {"p50": 0.0}}, what="time")
+    assert [len(trace.x) for trace in figure.data] == [0, 0]
+    assert list(batch_figure({"p": np.zeros(1, np.int64)}).data[0].x) == []
+
+
+def test_batch_sizes_are_weighed_by_their_requests() -> None:
+    """Five batches of 1 and two of 3: 5 of 11 requests ran alone, 6 in threes."""
+    figure = batch_figure({"p": HISTOGRAMS.batch_size})
+    assert list(figure.data[0].x) == [1, 2, 3]
+    assert figure.data[0].y.tolist() == pytest.approx([500 / 11, 0.0, 600 / 11])
+
+
+def test_points_of_one_service_do_not_hide_each_other() -> None:
+    figure = attainment_figure({"p": {"a": 1.0, "b": 0.9}, "q": {"a": 1.0}}, {"a": 0.99})
+    target, p, q = figure.data
+    assert list(figure.layout.yaxis.ticktext) == ["b", "a"]
+    assert list(target.x) == [None, 99.0]
+    assert list(p.x) == [90.0, 100.0]
+    assert list(q.x) == [None, 100.0]
+    assert len({*p.y, *q.y}) == 4
+
+
+def test_the_services_with_most_of_the_time_have_colours() -> None:
+    names = tuple(f"s{n}" for n in range(12))
+    working = np.arange(12.0)[:, None] * np.ones((12, 3))
+    many = replace(OCCUPANCY, services=names, working=working)
+    colours = service_colours([many])
+    assert list(colours) == [f"s{n}" for n in range(11, 3, -1)]
+    meaning = service_legend(many, colours, mixed=True)
+    assert [text for text, _ in meaning][7:] == ["s4", "4 others", "no service has half"]
+    assert len({look for _, look in meaning}) == 10
+    assert service_legend(many, colours, mixed=False) == meaning[:-1]
+
+
+def test_a_cell_has_the_colour_of_the_service_with_more_than_half() -> None:
+    colours = service_colours([OCCUPANCY])
+    assert list(colours) == [EVIL, "plain"]  # 9 s against 9 s at work: then by name
+    figure = occupancy_figure(OCCUPANCY, colours)
+    cells = next(trace for trace in figure.data if trace.type == "heatmap")
+    z = np.array(cells.z, np.float64)
+    # Slots: EVIL 0, plain 1, others 2, mixed 3; inside a slot it is how busy the cell was, of 0.98.
+    assert z[0].tolist() == pytest.approx([1.49, 3 + 0.98 * 0.8, 3.0], rel=1e-6)
+    assert np.isnan(z[1, 0])
+    assert z[1, 1:].tolist() == pytest.approx([0.98 * 0.25] * 2)
+    stacked = {trace.name: list(trace.y) for trace in figure.data if trace.type == "scatter"}
+    assert stacked["plain"] == [0.5, 0.4, 0.0, 0.0]
+    assert stacked["ready"] == [1.0, 2.0, 2.0, 2.0]
+
+
+def test_what_a_cell_says_is_packed() -> None:
+    cells = next(t for t in occupancy_figure(OCCUPANCY, {}).data if t.type == "heatmap")
+    assert cells.meta["cells"] == [2, 3, 2]
+    assert cells.meta["services"][1] == "plain"
+    assert "<" not in cells.meta["services"][0]
+    assert list(b64decode(cells.meta["busy"])) == [50, 80, 0, 255, 25, 25]
+    leaders = np.frombuffer(b64decode(cells.meta["leaders"]), "<u2").tolist()
+    shares = list(b64decode(cells.meta["shares"]))
+    assert (leaders[:4], shares[:4]) == ([1, 0, 1, 0], [50, 0, 40, 40])
+
+
+def test_single_batches_are_bars_on_their_gpu() -> None:
+    figure = batches_figure(OCCUPANCY, {"plain": "#123456"})
+    own, other = figure.data
+    assert (own.name, own.y[0], own.base[0], own.x[0]) == ("plain", "gpu0", -0.5, 1.5)
+    assert own.text[0] == "plain, batch of 4"
+    assert other.name == "1 other"
+    assert other.text[0].endswith(", cut short")
+    assert "<script>" not in figure.to_json()
+
+
 def test_a_file_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.html"
-    write_report(path, RESULT, COURSES, title="one")
+    write_report(path, RESULT, SHOWN, title="one")
     assert "<h1>one</h1>" in path.read_text("utf-8")
     assert re.search(r"</html>\s*$", path.read_text("utf-8"))
     monkeypatch.setattr("os.replace", _fail)
     with pytest.raises(ConfigError, match=r"report\.html: cannot be written: disk full"):
-        write_report(path, RESULT, COURSES, title="two")
+        write_report(path, RESULT, SHOWN, title="two")
     assert "<h1>one</h1>" in path.read_text("utf-8")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
@@ -217,7 +370,7 @@ def test_every_column_is_explained_in_the_guide() -> None:
 
 def test_a_faster_trace_is_said_to_be_faster() -> None:
     scenario = {**RESULT["scenario"], "load": {"log": {"import": 1, "speed": 12.0}}}
-    shown = " ".join(Page(report_text({**RESULT, "scenario": scenario}, COURSES, title="t")).text)
+    shown = " ".join(Page(report_text({**RESULT, "scenario": scenario}, SHOWN, title="t")).text)
     assert "over 20 minutes, played in 100 s (12 ×), from the request log" in shown
 
 
