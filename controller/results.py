@@ -35,7 +35,7 @@ def result_document(scenario: Scenario, runs: Sequence[Run], *, seed: int) -> di
     return {
         "scenario": scenario.document(),
         "seed": seed,
-        "versions": _versions(),
+        "versions": versions(),
         "scores": {run.policy or FIXED: to_plain(run.score) for run in runs},
         "decisions": {run.policy or FIXED: [decision_document(d) for d in run.decisions] for run in runs},
         "timing": {run.policy or FIXED: to_plain(run.timing) for run in runs},
@@ -94,15 +94,15 @@ def check_writable(path: Path, option: str) -> None:
         raise ConfigError(f"{str(written)!r} cannot be written to", file=str(path), key=option)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there whole or not at all; a pipe or device is written to as it is."""
-    target = path.resolve()
+    target, data = path.resolve(), content.encode() if isinstance(content, str) else content
     try:
         if _is_stream(target):
-            with target.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+            with target.open("wb") as stream:
+                stream.write(data)
         else:
-            _replace(target, text)
+            _replace(target, data)
     except OSError as problem:
         raise ConfigError(f"cannot be written: {(problem.strerror or '').lower()}", file=str(path)) from None
 
@@ -111,10 +111,10 @@ def _is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _replace(path: Path, text: str) -> None:
-    with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False) as part:
+def _replace(path: Path, data: bytes) -> None:
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
         try:
-            part.write(text)
+            part.write(data)
             part.flush()
             os.fsync(part.fileno())
             mask = os.umask(0)
@@ -126,7 +126,8 @@ def _replace(path: Path, text: str) -> None:
             raise
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what may change a number."""
     found = {"partita": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:

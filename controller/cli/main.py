@@ -21,6 +21,9 @@ COMMANDS = {
     "demo": ("demo", "demo", "Play a whole trace through the loop, print the table, write a report."),
     "demo-live": ("demo_live", "demo_live", "Control a real Triton server on this machine, and compare with replay."),
     "replay": ("replay", "replay", "Replay a scenario under one or more policies and score their goodput."),
+    "capacity": ("capacity", "capacity", "Find the highest rate a cluster carries, or the fewest GPUs for its rate."),
+    "sweep": ("sweep", "sweep", "Replay every combination of values, on all cores or a Dask cluster."),
+    "compare": ("compare", "compare", "Compare results: differences, and whether they are more than chance."),
     "trace": ("trace", "trace", "Import, inspect, make and export request traces."),
     "db": ("db", "db", "Look after the database: migrate, status, url, stop."),
     "run": ("run", "run", "Control a live cluster."),
@@ -32,6 +35,7 @@ COMMANDS = {
     "rollback": ("orders", "rollback", "Put an earlier plan into force again, and pause."),
     "explain": ("explain", "explain", "Say in plain words what a decision did and why."),
     "plugins": ("plugins", "plugins", "List the plugins that are installed."),
+    "profile": ("profile", "profile", "Look at tables of measured latencies."),
     "mig": ("mig", "mig", "List the MIG geometries of a GPU."),
 }
 """Command name -> (module under partita.controller.cli, function in it, one line for --help)."""

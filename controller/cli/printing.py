@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from partita.controller.scoretable import COLUMNS, cells, misses, targets_of
+
+if TYPE_CHECKING:
+    from partita.controller.whatif.tables import Table
 
 PIPED_WIDTH = 150
 """Width where there is no terminal to ask."""
@@ -24,13 +27,11 @@ def print_scores(result: Mapping[str, Any]) -> None:
     """Print a result's score table, as one or, on a narrow terminal, as two, and which targets were missed."""
     scores = result["scores"]
     failed = misses(scores, targets_of(scores, result["scenario"]))
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=PIPED_WIDTH)
+    console = _console()
     middle = 7
     parts = ((0, len(COLUMNS)),) if console.width >= NARROW else ((0, middle), (middle, len(COLUMNS)))
     for first, end in parts:
-        table = Table("policy", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        table = Grid("policy", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         for column in COLUMNS[first:end]:
             table.add_column(Text(f"{column.heading}\n{column.unit}"), justify="right", no_wrap=True)
         for name, texts in cells(scores):
@@ -39,3 +40,37 @@ def print_scores(result: Mapping[str, Any]) -> None:
         console.print(table)
     for sentence in failed.values():
         console.print(Text(f"* {sentence}"), soft_wrap=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table of the what-if tools; one that is too wide is cut into several, each with the names at its left."""
+    console = _console()
+    widths = [
+        max(map(len, [*h.split("\n"), *(row[n] for row in table.rows)])) + 3 for n, h in enumerate(table.headings)
+    ]
+    for first, end in _parts(widths, table.names, console.width):
+        shown = [*range(table.names), *range(first, end)]
+        drawn = Grid(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+        for n in shown:
+            drawn.add_column(Text(table.headings[n]), justify="left" if n < table.names else "right", no_wrap=True)
+        for row in table.rows:
+            drawn.add_row(*(Text(row[n]) for n in shown))
+        console.print(drawn)
+
+
+def _parts(widths: Sequence[int], names: int, room: int) -> Iterator[tuple[int, int]]:
+    """Cut columns into runs that fit beside the names; a run has one column at least."""
+    left = sum(widths[:names])
+    first, used = names, left
+    for n in range(names, len(widths)):
+        if used + widths[n] > room and n > first:
+            yield first, n
+            first, used = n, left
+        used += widths[n]
+    yield first, len(widths)
+
+
+def _console() -> Console:
+    console = Console()
+    wide = console.is_terminal or "COLUMNS" in os.environ
+    return console if wide else Console(width=PIPED_WIDTH)

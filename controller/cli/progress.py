@@ -8,7 +8,7 @@ from time import monotonic
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from partita.controller.wording import span
@@ -61,6 +61,55 @@ def watching(*, quiet: bool, unit: str = "× real time", in_lines: bool = False)
             return report
 
         yield start
+
+
+@contextmanager
+def counting(noun: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function to tell how many things are done and how many there are; it shows the time that is left.
+
+    Where stderr is no terminal, a line says so every EVERY_S seconds, and when all are done.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    if quiet or not console.is_terminal:
+        yield (lambda _done, _total: None) if quiet else _say_counts(noun)
+        return
+    # Results come in bursts, one a worker: the estimate looks back over all of them.
+    with Progress(*columns, console=console, speed_estimate_period=3600.0) as bars:
+        task = bars.add_task(noun, total=0)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+EVERY_S = 10.0
+
+
+def _say_counts(noun: str) -> Callable[[int, int], None]:
+    """Say in lines how far it is and how long the rest may take, judged from the first result on."""
+    begun = said = monotonic()
+    first: tuple[int, float] | None = None
+    at_start: int | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal said, first, at_start
+        now = monotonic()
+        at_start = done if at_start is None else at_start
+        if done > at_start and first is None:
+            first = done, now
+        if done >= total > at_start:
+            click.echo(f"{done:,} of {total:,} {noun}: {span(now - begun)}", err=True)
+        elif first is not None and done > first[0] and now - said >= EVERY_S:
+            said = now
+            left = (now - first[1]) / (done - first[0]) * (total - done)
+            click.echo(f"{done:,} of {total:,} {noun}, about {span(left)} left", err=True)
+
+    return report
 
 
 def _say_ends(name: str) -> Report:

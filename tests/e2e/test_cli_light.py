@@ -27,7 +27,9 @@ def test_help_and_version_import_nothing_heavy(args: list[str]) -> None:
     assert done.stdout.rsplit("|", 1)[1].split() == []
 
 
-@pytest.mark.parametrize("command", ["demo", "replay", "explain", "trace", "db", "plugins", "mig"])
+@pytest.mark.parametrize(
+    "command", ["demo", "replay", "capacity", "sweep", "compare", "explain", "trace", "db", "plugins", "mig"]
+)
 def test_each_command_explains_itself(command: str) -> None:
     from click.testing import CliRunner
 
@@ -43,5 +45,5 @@ def test_the_commands_with_a_story_have_examples() -> None:
 
     from partita.controller.cli.main import cli
 
-    for command in ("demo", "replay", "explain"):
+    for command in ("demo", "replay", "capacity", "sweep", "compare", "explain"):
         assert f"Examples:\n    partita {command}" in CliRunner().invoke(cli, [command, "--help"]).output
