@@ -12,7 +12,7 @@ typedef int64_t i64;
 #define BINS 100
 #define SLOTS (BINS + 1)
 enum { HEAD, SPLIT, TAIL, END, STATUS, BATCH, EXEC_AT, INVALID_AFTER, DUE, SLO, CAP, TARGET, METERED, BIN, FIRST_BIN,
-       BIN_END, TOTAL, SQUARES, METER = 27, COLUMNS = METER + SLOTS };
+       BIN_END, TOTAL, SQUARES, LAST_START, METER = 27, AIM = METER + SLOTS, COLUMNS };
 enum { IDLE, WAITING, PENDING, EXPIRED };
 
 typedef struct {
@@ -201,6 +201,7 @@ static inline void rank(const Work *w, Queue *q, i64 n, const i64 *s, int waits)
 static inline void await(const Work *w, Queue *q, i64 n, i64 *s, i64 now) {
     s[STATUS] = PENDING;
     s[DUE] = max(now, s[INVALID_AFTER] - lead_of(w, s)) + 1;
+    s[AIM] = 0;
     rank(w, q, n, s, 1);
 }
 
@@ -213,6 +214,9 @@ i64 advance(const i64 *ns, i64 *account, const i64 *latency, i64 width, i64 *sta
     for (i64 g = 0; g < instances; g++) put(q->free, g, free_at[g]);
     for (i64 n = 0; n < services; n++) {
         i64 *s = state + n * COLUMNS;
+        i64 tail = s[TAIL];
+        while (tail < s[END] && ns[tail] < since) tail++;
+        if (tail > s[TAIL]) s[TAIL] = tail, form(w, s, latency + n * width, since);
         if (s[STATUS] == PENDING) rank(w, q, n, s, 1);
         put(q->events, n, settle(w, s, latency + n * width));
     }
@@ -252,6 +256,7 @@ i64 advance(const i64 *ns, i64 *account, const i64 *latency, i64 width, i64 *sta
                 for (i64 row = head; row < head + b; row++) account[2 * row] = start, account[2 * row + 1] = start + l[b];
                 s[HEAD] = head + b;
                 s[SPLIT] = max(s[SPLIT], head + b);
+                s[LAST_START] = start;
                 put(q->free, g, start + l[b]);
                 log_instance[logged] = g, log_service[logged] = n, log_size[logged] = b;
                 log_start[logged] = start, log_finish[logged++] = start + l[b];
