@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import numpy as np
+
 from partita.controller.appraise import Prices
-from partita.controller.config import Setup
+from partita.controller.config import Scenario, Setup
+from partita.controller.entries import FailureLawEntry
 from partita.controller.loop import Loop
 from partita.controller.standing import beyond
 from partita.controller.state import Settings
@@ -18,7 +21,12 @@ from partita.plugins.host import PluginHost
 from partita.ports import ANYTHING, Capabilities, Discipline
 from partita.replay.cluster import Delays
 from partita.replay.disciplines import DISCIPLINES
+from partita.replay.failures import Failure, draw_failures
+from partita.replay.pools import AS_MEASURED, Variation
 from partita.replay.rehearsal import Rehearser
+
+FAILURES, REHEARSALS, SIZES = 1, 2, 3
+"""What is drawn beside the arrivals, each from the run's seed and a number of its own."""
 
 LEAST_STALE_S, STALE_TURNS = 60.0, 3
 """A log that stands still for so long, or so many turns if that is longer, counts as missing."""
@@ -32,7 +40,35 @@ def known_disciplines(host: PluginHost) -> dict[str, Discipline]:
 
 def delays(setup: Setup) -> Delays:
     """Return how long changes take."""
-    return Delays(setup.overhead.model_load_s, setup.overhead.repartition_s)
+    o = setup.overhead
+    return Delays(
+        o.model_load_s,
+        o.repartition_s,
+        create_s=o.create_s,
+        destroy_s=o.destroy_s,
+        drain_s=o.drain_s,
+        mps_restart_s=o.mps_restart_s,
+    )
+
+
+def variation_of(scenario: Scenario, *, seed: int) -> Variation:
+    """Return how what batches take differs from their latency curves, drawn with a seed."""
+    v = scenario.variation
+    return Variation(v.tail, v.jitter, v.colocation, seed)
+
+
+def failures_of(scenario: Scenario, *, span_s: float, seed: int) -> tuple[Failure, ...]:
+    """Return what fails in a replay of this length: what the scenario lists, and what its law gives."""
+    inventory, found = scenario.inventory(), list[Failure]()
+    for entry in scenario.failures:
+        if isinstance(entry, FailureLawEntry):
+            rng = np.random.default_rng([seed, FAILURES])
+            found += draw_failures(inventory, entry.mtbf_s, entry.mttr_s, span_s, rng)
+        else:
+            at_ns, back_ns = round(entry.at_s * 1e9), round((entry.at_s + entry.for_s) * 1e9)
+            gpu, _, _ = (entry.gpu or entry.instance or "").partition("/")
+            found.append(Failure(at_ns, max(back_ns, at_ns + 1), gpu, entry.instance or ""))
+    return tuple(sorted(found))
 
 
 def settings_of(setup: Setup, *, seed: int) -> Settings:
@@ -59,6 +95,7 @@ def make_loop(
     options: Mapping[str, Mapping[str, OptionValue]],
     settings: Settings,
     capabilities: Capabilities = ANYTHING,
+    variation: Variation = AS_MEASURED,
 ) -> Loop:
     """Put the loop together; ConfigError for a discipline or an option that nobody knows."""
     batching = setup.discipline.batching()
@@ -77,7 +114,7 @@ def make_loop(
         options=options,
         near=NEAR,
         far=FAR,
-        rehearser=Rehearser(services, setup.overheads(), disciplines),
+        rehearser=Rehearser(services, setup.overheads(), disciplines, variation),
         prices=Prices(delays(setup), inventory),
         settings=settings,
         overheads=setup.overheads(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 from os.path import expanduser, expandvars
 from pathlib import Path
 from typing import Any, Self
@@ -20,18 +21,22 @@ from partita.controller.entries import (
     ControlEntry,
     DisciplineEntry,
     Entry,
+    FailureEntry,
+    FailureLawEntry,
+    FailureOrLaw,
     LoadEntry,
     OverheadsEntry,
     Policy,
     ServiceEntry,
+    VariationEntry,
     Window,
     closest,
     refuse,
 )
 from partita.errors import ConfigError, PartitaError
-from partita.model.cluster import Gpu, Instance, instances_of
+from partita.model.cluster import MOST_ON_A_GPU, Gpu, Instance, instances_of
 from partita.model.plan import OptionValue
-from partita.model.service import Service
+from partita.model.service import Service, label
 from partita.model.staggered import Overheads
 from partita.traces.services import KEEP, by_detail
 
@@ -61,6 +66,10 @@ class Setup(Entry):
         o = self.overhead
         return Overheads(o.control_us / 1e6, o.data_us_per_request / 1e6, o.response_us / 1e6, o.jitter_us / 1e6)
 
+    def remarks(self) -> tuple[str, ...]:
+        """Say what was done to measured latencies before they could be used, a sentence each."""
+        return tuple(remark for entry in self.service_entries for remark in entry.remarks())
+
     def document(self) -> dict[str, Any]:
         """Return everything as plain data, every default filled in."""
         plain: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
@@ -77,7 +86,11 @@ class Setup(Entry):
                 gpu = _gpu(f"gpu{at}", entry)
             except PartitaError as problem:
                 refuse(str(problem), "cluster", at, "geometry")
-            instances += instances_of(gpu, gpu.geometry)
+            found = instances_of(gpu, gpu.geometry)
+            if len(found) > MOST_ON_A_GPU:
+                text = f"a GPU runs {MOST_ON_A_GPU} MPS shares at most, these make {len(found)}"
+                refuse(text, "cluster", at, "shares")
+            instances += found
         if not instances:
             refuse("no GPU of the cluster has an instance", "cluster")
         return instances
@@ -98,6 +111,12 @@ class Scenario(Setup):
     """A cluster, its services, their load, and how they are run."""
 
     demand: LoadEntry = Field(alias="load", description="where requests come from")
+    variation: VariationEntry = Field(
+        default_factory=VariationEntry, description="how what batches take differs from their latency"
+    )
+    failures: list[FailureOrLaw] = Field(
+        default_factory=list, description="GPUs and instances that fail and come back: instants, or a law"
+    )
     policies: list[Policy] = Field(
         default_factory=list, description="policies to compare; empty: the cluster as given, no controller"
     )
@@ -122,6 +141,11 @@ class Scenario(Setup):
         return read_scenario(path)
 
     # What the loop works with
+
+    def presence_s(self, found: Sequence[str]) -> tuple[tuple[float, float], ...]:
+        """Return from when until when each service of the run has requests, in seconds of the replay."""
+        entries = [self._entry(name) for name in found]
+        return tuple((e.from_s, inf if e.until_s is None else e.until_s) for e in entries)
 
     def services(self, found: Sequence[str] | None = None) -> tuple[Service, ...]:
         """List the services; of a trace those `found`, named as `trace_rules` names them, in that order.
@@ -189,6 +213,7 @@ class Scenario(Setup):
         self._check_services(instances, templates=self.demand.arrivals is None)
         self._check_share()
         self._check_trace()
+        self._check_failures()
         names = [p if isinstance(p, str) else p.name for p in self.policies]
         for at, name in enumerate(names):
             if name in names[:at]:
@@ -198,13 +223,29 @@ class Scenario(Setup):
     def _check_share(self) -> None:
         names = [entry.name for entry in self.service_entries]
         share = self.demand.share
-        for name in share:
-            if name not in names:
-                refuse(f"there is no service {name!r}: {closest(name, names)}", "load", "share", name)
+        for key, given in (("share", share), ("sizes", self.demand.sizes)):
+            for name in given:
+                if name not in names:
+                    refuse(f"there is no service {name!r}: {closest(name, names)}", "load", key, name)
         if self.demand.arrivals and not share and len(names) > 1:
             refuse("share is missing: which part of the requests each service gets", "load")
         if share and abs(sum(share.values()) - 1.0) > 1e-6:
             refuse(f"the shares must sum to 1, they sum to {sum(share.values()):g}", "load", "share")
+
+    def _check_failures(self) -> None:
+        gpus = [gpu.id for gpu in self.inventory()]
+        laws = 0
+        for at, entry in enumerate(self.failures):
+            if isinstance(entry, FailureLawEntry):
+                laws += 1
+                if laws > 1:
+                    refuse("there can be one law of failures only", "failures", at)
+                continue
+            assert isinstance(entry, FailureEntry)
+            for key, name in (("gpu", entry.gpu), ("instance", entry.instance)):
+                if name is not None and (gpu := name.partition("/")[0]) not in gpus:
+                    few = gpus if len(gpus) <= 8 else [*gpus[:3], "…", gpus[-1]]
+                    refuse(f"there is no GPU {gpu!r}: {closest(gpu, few)}", "failures", at, key)
 
     def _check_trace(self) -> None:
         if self.demand.arrivals:
@@ -222,18 +263,19 @@ class Scenario(Setup):
 def _gpu(gpu_id: str, entry: ClusterEntry) -> Gpu:
     model = mig.gpu_model(entry.gpu)
     geometry = None if entry.geometry is None else mig.parse(entry.gpu, entry.geometry)
-    return Gpu(gpu_id, model.name, model.memory_gib, geometry, price_per_hour=entry.price_per_hour)
+    price, shares = entry.price_per_hour, tuple(entry.shares)
+    return Gpu(gpu_id, model.name, model.memory_gib, geometry, price_per_hour=price, shares=shares)
 
 
 def _never_served(service: Service, instances: Sequence[Instance], overheads: Overheads) -> Iterator[tuple[str, str]]:
     """Say why no instance of the cluster can ever serve this service, with the key to blame; nothing if one can."""
-    profiles = sorted({i.profile for i in instances})
-    curves = [curve for profile in profiles if (curve := service.curve(profile))]
+    kinds = sorted({(i.profile, i.gpu_percent) for i in instances})
+    curves = [curve for kind in kinds if (curve := service.curve(*kind))]
     if not curves:
-        has, measured = ", ".join(profiles), ", ".join(c.profile for c in service.curves)
+        has, measured = ", ".join(label(*kind) for kind in kinds), ", ".join(_measured(service))
         yield f"no latency for the cluster's instances ({has}), only for {measured}", "latency"
         return
-    largest = max(i.memory_gib for i in instances if service.curve(i.profile))
+    largest = max(i.memory_gib for i in instances if service.curve(i.profile, i.gpu_percent))
     if service.memory_gib > largest:
         yield f"{service.memory_gib:g} fits no instance, the largest has {largest:g} GiB", "memory_gib"
     fastest = min(curve.latency_s(1) for curve in curves)
@@ -241,3 +283,10 @@ def _never_served(service: Service, instances: Sequence[Instance], overheads: Ov
     if fastest + around > service.slo_s:
         alone = f"one request alone takes {fastest * 1e3:g} ms on the fastest instance"
         yield f"{service.slo_s * 1e3:g} can never be met: {alone}, plus {around * 1e3:g} ms of overheads", "slo_ms"
+
+
+def _measured(service: Service) -> list[str]:
+    """List the profiles and shares that a service was measured on."""
+    found = {(c.profile, c.gpu_percent) for c in (*service.curves, *service.finer)}
+    whole = [c.profile for c in service.curves]
+    return [*whole, *(label(p, percent) for p, percent in sorted(found) if percent != 100.0)]

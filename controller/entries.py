@@ -5,21 +5,28 @@ Every key has its description here, a paragraph in docs/scenario.md and a place 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
 from itertools import pairwise
 from math import inf
-from typing import Annotated, Literal, NoReturn, Self
+from os.path import expanduser, expandvars
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     PlainValidator,
+    PrivateAttr,
     Tag,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -27,12 +34,26 @@ from pydantic_core import PydanticCustomError
 
 from partita.errors import PartitaError
 from partita.model.plan import Batching, Budgets, Objective, OptionValue
-from partita.model.service import BATCH_CAP, WHOLE_GPU, LatencyCurve, Service
+from partita.model.service import BATCH_CAP, WHOLE_GPU, Bucket, LatencyCurve, Service
+
+if TYPE_CHECKING:
+    from partita.traces.latency_tables import LatencyTable
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Batch = Annotated[int, Field(ge=1, le=100_000)]
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _as_size(key: object) -> object:
+    """Return the number that a key stands for; in JSON, as in results, all keys are text."""
+    if isinstance(key, str):
+        with suppress(ValueError):
+            return float(key)
+    return key
+
+
+Size = Annotated[float, Field(gt=0), BeforeValidator(_as_size)]
 
 
 def refuse(text: str, *path: str | int) -> NoReturn:
@@ -83,6 +104,11 @@ class ClusterEntry(Entry):
     gpu: Name = Field(description="the GPU model, as `partita mig geometries` lists them")
     count: int = Field(ge=1, le=100_000, description="how many of them there are")
     geometry: str | None = Field(None, description="MIG geometry of each; left out: whole GPUs")
+    shares: list[Annotated[float, Field(gt=0, lt=100)]] = Field(
+        default_factory=list,
+        max_length=48,
+        description="GPU% of the MPS shares that each GPU or MIG instance is divided into; empty: undivided",
+    )
     price_per_hour: NotNegative = Field(1.0, description="what one costs an hour, in any currency")
 
 
@@ -111,10 +137,7 @@ class Points(Entry):
     def curve(self, profile: str, max_batch: int | None) -> LatencyCurve:
         """Turn into a curve that ends at `max_batch`, or at the last measurement if that comes first."""
         measured = LatencyCurve(profile, tuple((b, ms / 1e3) for b, ms in sorted(self.points.items())))
-        if max_batch is None or max_batch >= measured.max_batch:
-            return measured
-        kept = tuple((b, s) for b, s in measured.points if b < max_batch)
-        return LatencyCurve(profile, (*kept, (max_batch, measured.latency_s(max_batch))))
+        return _cut(measured, max_batch)
 
     @model_validator(mode="after")
     def _never_fall(self) -> Self:
@@ -125,24 +148,94 @@ class Points(Entry):
         return self
 
 
+class Table(Entry):
+    """Latencies out of a file of measurements."""
+
+    table: Name = Field(description="file of measured latencies, seen from the scenario's folder: CSV or Parquet")
+    model: Name | None = Field(None, description="model in the file; left out: the only one, or the service's name")
+    format: Literal["partita", "parvagpu", "hasgpu"] | None = Field(
+        None, description="format of the file; left out: as its columns tell"
+    )
+    processes: Annotated[int, Field(ge=1)] = Field(1, description="MPS processes of the model that run side by side")
+    time_quota_percent: float = Field(100.0, gt=0, le=100, description="share of the time that is granted")
+
+    _table: LatencyTable = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        from partita.traces.latency_tables import read_latency_table
+
+        path = (info.context or {}).get("folder", Path()) / expandvars(expanduser(self.table))
+        try:
+            self._table = read_latency_table(path, format=self.format)
+        except PartitaError as problem:
+            refuse(str(problem), "table")
+        return self
+
+    def measured(self, service: str, buckets: Sequence[float]) -> tuple[Sequence[LatencyCurve], Sequence[str]]:
+        """Return the curves for a service, and what was done to the measurements; ConfigError if there are none."""
+        models = self._table.models()
+        model = self.model or (service if service in models else None)
+        return self._table.curves(
+            model, processes=self.processes, time_quota_percent=self.time_quota_percent, buckets=buckets
+        )
+
+
+def _cut(curve: LatencyCurve, max_batch: int | None) -> LatencyCurve:
+    """End a measured curve at a largest batch."""
+    if max_batch is None or max_batch >= curve.max_batch:
+        return curve
+    kept = tuple((b, s) for b, s in curve.points if b < max_batch)
+    return replace(curve, points=(*kept, (max_batch, curve.latency_s(max_batch))))
+
+
 def _curve_kind(value: object) -> str:
     return "<points>" if isinstance(value, Points) or (isinstance(value, Mapping) and "points" in value) else "<line>"
 
 
-def _latency_kind(value: object) -> str:
+def _bare_kind(value: object) -> str:
     if not isinstance(value, Mapping):
         return _curve_kind(value)
     by_profile = value and "points" not in value and all(isinstance(v, Mapping | Entry) for v in value.values())
     return "<by profile>" if by_profile else _curve_kind(value)
 
 
+def _latency_kind(value: object) -> str:
+    if isinstance(value, Table) or (isinstance(value, Mapping) and "table" in value):
+        return "<table>"
+    sizes = isinstance(value, Mapping) and value and all(isinstance(_as_size(k), int | float) for k in value)
+    return "<by size>" if sizes else _bare_kind(value)
+
+
 Curve = Annotated[Annotated[Line, Tag("<line>")] | Annotated[Points, Tag("<points>")], Discriminator(_curve_kind)]
-Latency = Annotated[
+Bare = Annotated[
     Annotated[Line, Tag("<line>")]
     | Annotated[Points, Tag("<points>")]
     | Annotated[dict[Name, Curve], Tag("<by profile>")],
+    Discriminator(_bare_kind),
+]
+Latency = Annotated[
+    Annotated[Line, Tag("<line>")]
+    | Annotated[Points, Tag("<points>")]
+    | Annotated[Table, Tag("<table>")]
+    | Annotated[dict[Name, Curve], Tag("<by profile>")]
+    | Annotated[dict[Size, Bare], Tag("<by size>")],
     Discriminator(_latency_kind),
 ]
+
+SHARE = re.compile(r"^(?P<profile>.+)@(?P<percent>\d+(\.\d+)?)%$")
+"""A share of a profile under MPS, such as ``whole@50%``."""
+
+
+def _by_profile(latency: Line | Points | Mapping[str, Line | Points], max_batch: int | None) -> Iterator[LatencyCurve]:
+    """Yield the curves of one latency: of the whole GPU, or of each profile and share that is named."""
+    named = {WHOLE_GPU: latency} if isinstance(latency, Line | Points) else latency
+    for key, curve in named.items():
+        share = SHARE.match(key)
+        if share is None:
+            yield curve.curve(key, max_batch)
+        else:
+            yield replace(curve.curve(share["profile"], max_batch), gpu_percent=float(share["percent"]))
 
 
 class ServiceEntry(Entry):
@@ -152,8 +245,13 @@ class ServiceEntry(Entry):
     slo_ms: Positive = Field(description="milliseconds within which a request must be answered")
     attainment: float = Field(0.99, gt=0, le=1, description="share of requests that must meet the SLO")
     memory_gib: NotNegative = Field(1.0, description="GPU memory that one loaded copy takes")
-    latency: Latency = Field(description="latency of a batch on the whole GPU, or by MIG profile")
+    latency: Latency = Field(description="latency of a batch: whole GPU, by MIG profile or GPU%, by size, a table")
     max_batch: Batch | None = Field(None, description="largest batch to run; left out: what the SLO allows")
+    buckets: list[Positive] = Field(
+        default_factory=list, description="upper edges of input sizes that are served apart; empty: those of latency"
+    )
+    from_s: NotNegative = Field(0.0, description="seconds into the replay at which its requests begin")
+    until_s: Positive | None = Field(None, description="seconds into the replay at which they end; left out: never")
 
     @property
     def is_template(self) -> bool:
@@ -161,14 +259,54 @@ class ServiceEntry(Entry):
         return "*" in self.name or "?" in self.name
 
     def curves(self) -> tuple[LatencyCurve, ...]:
-        """List the latency curves, one a profile."""
-        if isinstance(self.latency, Line | Points):
-            return (self.latency.curve(WHOLE_GPU, self.max_batch),)
-        return tuple(curve.curve(profile, self.max_batch) for profile, curve in self.latency.items())
+        """List the latency curves: of each profile, GPU% and bucket of sizes."""
+        if isinstance(self.latency, Table):
+            return tuple(_cut(curve, self.max_batch) for curve in self.latency.measured(self.name, self.buckets)[0])
+        if isinstance(self.latency, Mapping) and (sizes := [k for k in self.latency if not isinstance(k, str)]):
+            kept = sorted(self.buckets or sizes)
+            ranges = {edge: Bucket(over, edge) for over, edge in pairwise([0.0, *kept])}
+            return tuple(
+                replace(curve, bucket=ranges[edge])
+                for edge in kept
+                for curve in _by_profile(self.latency[edge], self.max_batch)  # type: ignore[index]
+            )
+        return tuple(_by_profile(self.latency, self.max_batch))  # type: ignore[arg-type]
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say what was done to measured latencies before they could be used."""
+        return tuple(self.latency.measured(self.name, self.buckets)[1]) if isinstance(self.latency, Table) else ()
 
     def service(self, name: str | None = None) -> Service:
         """Turn into a service, under its own name or one that its pattern stands for."""
-        return Service(name or self.name, self.slo_ms / 1e3, self.attainment, self.memory_gib, self.curves())
+        return Service.measured(name or self.name, self.slo_ms / 1e3, self.attainment, self.memory_gib, self.curves())
+
+    @model_validator(mode="after")
+    def _be_measured(self) -> Self:
+        """See that there is a latency for each bucket, and that profiles are measured for all of them or for none."""
+        if self.until_s is not None and self.until_s <= self.from_s:
+            refuse(f"{self.until_s:g} must be after from_s, {self.from_s:g}", "until_s")
+        if len(set(self.buckets)) < len(self.buckets):
+            refuse("an edge is given twice", "buckets")
+        sizes = [k for k in self.latency if not isinstance(k, str)] if isinstance(self.latency, Mapping) else []
+        if self.buckets and not sizes and not isinstance(self.latency, Table):
+            refuse("each bucket needs a latency of its own: give latency by size, or a table", "buckets")
+        for edge in self.buckets:
+            if sizes and edge not in sizes:
+                refuse(f"there is no latency for sizes up to {edge:g}, only for {_listed(sizes)}", "buckets")
+        try:
+            service = Service.measured(self.name, 1.0, 1.0, 0.0, self.curves())
+        except PartitaError as problem:
+            refuse(str(problem), "latency")
+        for curve in service.curves:
+            for lane in service.lanes():
+                if lane.curve(curve.profile) is None:
+                    edge = lane.buckets()[0].up_to
+                    refuse(f"{curve.profile} has a latency for larger sizes but none up to {edge:g}", "latency")
+        return self
+
+
+def _listed(sizes: Sequence[float]) -> str:
+    return ", ".join(f"{size:g}" for size in sorted(sizes))
 
 
 class ArrivalsEntry(Entry):
@@ -251,6 +389,9 @@ class LoadEntry(Entry):
     share: dict[Name, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict, description="share of each service in `arrivals`; they sum to 1"
     )
+    sizes: dict[Name, Annotated[dict[Size, Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)]] = Field(
+        default_factory=dict, description="share of each input size by service in `arrivals`; left out: all have size 1"
+    )
     trace: TraceEntry | None = Field(None, description="requests of a trace file")
     log: LogEntry | None = Field(None, description="requests that were imported into the database")
 
@@ -260,8 +401,12 @@ class LoadEntry(Entry):
         if len(given) != 1:
             named = f"{' and '.join(given)} are" if given else "none of arrivals, trace and log is"
             refuse(f"{named} given: name exactly one of them")
-        if self.share and not self.arrivals:
-            refuse(f"share belongs to arrivals; a {given[0]} brings its own", "share")
+        for key in ("share", "sizes"):
+            if getattr(self, key) and not self.arrivals:
+                refuse(f"{key} belongs to arrivals; a {given[0]} brings its own", key)
+        for name, shares in self.sizes.items():
+            if abs(sum(shares.values()) - 1.0) > 1e-6:
+                refuse(f"the shares must sum to 1, they sum to {sum(shares.values()):g}", "sizes", name)
         return self
 
 
@@ -274,21 +419,99 @@ class OverheadsEntry(Entry):
     jitter_us: NotNegative = Field(100.0, description="safety in the start windows of deferred batching")
     model_load_s: NotNegative = Field(22.0, description="seconds until a model answers after loading began")
     repartition_s: NotNegative = Field(4.0, description="seconds a GPU is away to change its MIG geometry")
+    create_s: NotNegative | None = Field(
+        None, description="seconds that creating a MIG instance takes; left out: repartition_s"
+    )
+    destroy_s: NotNegative = Field(0.0, description="seconds that destroying an instance takes, after its last batch")
+    drain_s: NotNegative = Field(0.0, description="seconds that draining an instance takes at least")
+    mps_restart_s: NotNegative | None = Field(
+        None, description="seconds until a model answers again after its GPU% was set; left out: model_load_s"
+    )
     log_delay_s: NotNegative = Field(1.0, description="seconds after which the request log is complete")
+
+
+class VariationEntry(Entry):
+    """How what batches take differs from their latency curves; replay only."""
+
+    tail: float = Field(1.0, ge=1, le=100, description="disciplines count on this times the latency; batches take 1")
+    jitter: float = Field(
+        0.0, ge=0, le=2, description="standard deviation of the logarithm of what a batch takes over its latency"
+    )
+    colocation: float = Field(
+        0.0, ge=0, le=100, description="part by which a batch takes longer for a whole GPU of other shares beside it"
+    )
+
+
+class FailureEntry(Entry):
+    """A GPU or an instance that fails at an instant, and comes back."""
+
+    gpu: Name | None = Field(None, description="the GPU that fails, with all that is on it")
+    instance: Name | None = Field(None, description="or the one instance that fails")
+    at_s: NotNegative = Field(description="seconds into the replay at which it fails")
+    for_s: Positive = Field(description="seconds until it is back; its models then load again")
+
+    @model_validator(mode="after")
+    def _name_one(self) -> Self:
+        if (self.gpu is None) == (self.instance is None):
+            refuse("name either a gpu or an instance that fails")
+        return self
+
+
+class FailureLawEntry(Entry):
+    """Failures drawn for each GPU: exponential times between them, and until it is back."""
+
+    mtbf_s: Positive = Field(description="mean seconds that a GPU works until it fails")
+    mttr_s: Positive = Field(description="mean seconds until it is back")
+
+
+FailureOrLaw = Annotated[
+    Annotated[FailureEntry, Tag("<failure>")] | Annotated[FailureLawEntry, Tag("<law>")],
+    Discriminator(
+        lambda value: (
+            "<law>"
+            if isinstance(value, FailureLawEntry)
+            or (isinstance(value, Mapping) and {"mtbf_s", "mttr_s"} & value.keys())
+            else "<failure>"
+        )
+    ),
+]
+
+
+BUILT_IN = (
+    "deferred",
+    "eager",
+    "adaptive",
+    "timeout",
+    "triton",
+    "shepherd",
+    "clockwork",
+    "nexus",
+    "clipper",
+    "temporal",
+)
+"""The disciplines that no plugin needs to bring."""
+
+OF_SOME = {
+    "drop": ("deferred", "eager", "clipper", "temporal"),
+    "gpu_choice": ("deferred", "eager", "adaptive", "timeout", "triton", "clockwork", "clipper"),
+    "timeout_ms": ("timeout", "triton", "clipper"),
+    "queue_policy": ("timeout", "triton"),
+}
+"""Keys that only these of the built-in disciplines have; what a plugin's has is its own affair."""
 
 
 class DisciplineEntry(Entry):
     """How queued requests become batches."""
 
-    name: Name = Field("deferred", description="deferred, eager, timeout, triton, or one that a plugin brings")
-    drop: Literal["window", "timeout"] | None = Field(
-        None, description="give up what cannot ride in the batch wanted (window) or not even alone (timeout)"
+    name: Name = Field("deferred", description=f"{', '.join(BUILT_IN)}, or one that a plugin brings")
+    drop: Literal["window", "timeout", "never", "expired", "none"] | None = Field(
+        None, description="give up what cannot ride in the batch wanted (window) or not even alone (timeout), …"
     )
     gpu_choice: Literal["min-id", "earliest"] | None = Field(
         None, description="among free GPUs the lowest number, or the one free earliest"
     )
     timeout_ms: NotNegative | None = Field(
-        None, description="timeout and triton only: longest wait for a batch to fill"
+        None, description="timeout, triton and clipper only: longest wait for a batch to fill"
     )
     max_batch: Batch | None = Field(None, description="largest batch of any service")
     queue_policy: Literal["none", "reject"] | None = Field(
@@ -298,16 +521,14 @@ class DisciplineEntry(Entry):
 
     @model_validator(mode="after")
     def _know_its_own_keys(self) -> Self:
-        foreign = {"deferred": ("timeout_ms", "queue_policy"), "eager": ("timeout_ms", "queue_policy")}
-        for key in foreign.get(self.name, ()):
-            if getattr(self, key) is not None:
-                refuse(f"the discipline {self.name} has no {key}; timeout and triton have", key)
+        for key, owners in OF_SOME.items():
+            if getattr(self, key) is not None and not _takes(self.name, key):
+                refuse(f"the discipline {self.name} has no {key}; {', '.join(owners)} have", key)
         return self
 
     def renamed(self, name: str) -> DisciplineEntry:
         """Return the entry of another discipline, with the keys that it has too."""
-        waits = name in ("timeout", "triton")
-        kept = self.model_dump(exclude={"name"} if waits else {"name", "timeout_ms", "queue_policy"})
+        kept = self.model_dump(exclude={"name", *(key for key in OF_SOME if not _takes(name, key))})
         return DisciplineEntry.model_validate({**kept, "name": name})
 
     def batching(self) -> Batching:
@@ -316,6 +537,11 @@ class DisciplineEntry(Entry):
         options = {**{k: v for k, v in given.items() if v is not None}, **self.options}
         timeout_s = (self.timeout_ms or 0.0) / 1e3
         return Batching(self.name, timeout_s, self.max_batch, tuple(sorted(options.items())))
+
+
+def _takes(discipline: str, key: str) -> bool:
+    """Say whether a discipline may have a key."""
+    return discipline not in BUILT_IN or discipline in OF_SOME[key]
 
 
 class PolicyEntry(Entry):

@@ -48,6 +48,15 @@ def read_file(kind: type[File], path: Path) -> File:
     return parse(kind, text, name=str(path), folder=path.parent)
 
 
+def read_values(text: str) -> tuple[Any, ...]:
+    """Read values between commas, each as it would stand in a scenario file; YAMLError if they are not written so."""
+    loader = _Loader(f"[{text}]")
+    try:
+        return tuple(loader.get_single_data())
+    finally:
+        loader.dispose()
+
+
 def parse(kind: type[File], text: str, *, name: str, folder: Path) -> File:
     """Check a text; `name` stands for it in errors, files are looked for in `folder`."""
     try:

@@ -17,24 +17,25 @@ UTILISATION = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Slicing:
-    """What a GPU of the standing plan is cut into: the profile of its instances, and how many one GPU gives."""
+    """What a GPU of the standing plan is cut into: profile and GPU% of its instances, and how many one GPU gives."""
 
     profile: str = WHOLE_GPU
     instances_per_gpu: float = 1.0
+    gpu_percent: float = 100.0
 
 
 def slicing(standing: Plan) -> Slicing:
-    """Return the most frequent profile of a plan and how many instances of all profiles it has a GPU.
+    """Return the most frequent kind of instance of a plan and how many instances of all kinds it has a GPU.
 
-    A plan without instances counts as whole GPUs. Where profiles are mixed, all instances count as the most frequent
-    one, which is an approximation.
+    A plan without instances counts as whole GPUs. Where profiles or MPS shares are mixed, all instances count as the
+    most frequent kind, which is an approximation.
     """
     instances = [i for group in standing.sub_clusters for i in group.instances]
     if not instances:
         return Slicing()
-    counted = Counter(i.profile for i in instances)
-    profile = min(counted, key=lambda name: (-counted[name], name))
-    return Slicing(profile, len(instances) / len({i.gpu for i in instances}))
+    counted = Counter((i.profile, i.gpu_percent) for i in instances)
+    profile, percent = min(counted, key=lambda kind: (-counted[kind], kind))
+    return Slicing(profile, len(instances) / len({i.gpu for i in instances}), percent)
 
 
 def gpus_busy(
@@ -48,7 +49,8 @@ def gpus_busy(
     Below one GPU a service is served in smaller batches, since they must fill within the SLO; the staggered need has
     this in it.
     """
-    return gpus_needed(services, rates_rps, profile=cut.profile, overheads=overheads) / cut.instances_per_gpu
+    needed = gpus_needed(services, rates_rps, profile=cut.profile, gpu_percent=cut.gpu_percent, overheads=overheads)
+    return needed / cut.instances_per_gpu
 
 
 def gpus_for(

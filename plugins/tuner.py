@@ -181,9 +181,9 @@ def _members(
     members = []
     for name in group.services:
         service = known[name]
-        curves = [service.curve(profile) for profile in sorted({i.profile for i in group.instances})]
+        curves = [service.curve(*kind) for kind in sorted({(i.profile, i.gpu_percent) for i in group.instances})]
         measured = [c for c in curves if c is not None]
-        largest = min((service.largest_batch(c.profile) for c in measured), default=0)
+        largest = min((c.largest_within(service.slo_s) for c in measured), default=0)
         if len(measured) < len(curves) or largest == 0:
             return []
         run = np.max([c.table_ns(largest)[1 : largest + 1] for c in measured], axis=0) / 1e9

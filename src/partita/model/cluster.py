@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 
@@ -12,10 +12,16 @@ from partita.model.service import WHOLE_GPU
 
 OptionValue = str | float | int | bool
 
+MOST_ON_A_GPU = 48
+"""MPS clients that one GPU takes at a time (NVIDIA's documentation of the Multi-Process Service, from Volta on)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU the cluster has, held or not. Its place in the inventory is its number for min-id choices."""
+    """One GPU the cluster has, held or not. Its place in the inventory is its number for min-id choices.
+
+    `shares` are the GPU% of the MPS shares into which it, or each of its MIG instances, is divided; empty: undivided.
+    """
 
     id: str
     model: str
@@ -23,6 +29,7 @@ class Gpu:
     geometry: Geometry | None = None
     node: str = "local"
     price_per_hour: float = 1.0
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -132,12 +139,32 @@ class ClusterState:
 
 
 def instances_of(gpu: Gpu, geometry: Geometry | None) -> tuple[Instance, ...]:
-    """List the instances that `geometry` (None: not partitioned) gives on `gpu`, in order of their start."""
+    """List the instances that `geometry` (None: not partitioned) gives on `gpu`, in order of their start.
+
+    A GPU that is divided gives a share for each entry of its `shares` in place of each instance; memory goes with GPU%.
+    """
     if geometry is None:
-        return (Instance(gpu.id, gpu.id, gpu.memory_gib),)
+        undivided: tuple[Instance, ...] = (Instance(gpu.id, gpu.id, gpu.memory_gib),)
+    else:
+        undivided = tuple(
+            Instance(f"{gpu.id}/{p.profile}@{p.start}", gpu.id, geometry.memory_gib(p.profile), p.profile, p.start)
+            for p in geometry.placements
+        )
+    return tuple(part for instance in undivided for part in _divided(instance, gpu.shares))
+
+
+def _divided(instance: Instance, shares: Sequence[float]) -> tuple[Instance, ...]:
+    if not shares:
+        return (instance,)
+    whole = max(100.0, sum(shares))
     return tuple(
-        Instance(f"{gpu.id}/{p.profile}@{p.start}", gpu.id, geometry.memory_gib(p.profile), p.profile, p.start)
-        for p in geometry.placements
+        replace(
+            instance,
+            id=f"{instance.id}/{percent:g}%.{n}",
+            memory_gib=instance.memory_gib * percent / whole,
+            gpu_percent=percent,
+        )
+        for n, percent in enumerate(shares)
     )
 
 

@@ -10,13 +10,13 @@ from math import inf
 from typing import Literal
 
 from partita.mig import Geometry, validate
+from partita.model.cluster import MOST_ON_A_GPU, Gpu, Instance, instances_of
 from partita.model.cluster import Batching as Batching
-from partita.model.cluster import Gpu, Instance, instances_of
 from partita.model.cluster import OptionValue as OptionValue
 from partita.model.cluster import Replica as Replica
 from partita.model.cluster import Route as Route
 from partita.model.cluster import SubCluster as SubCluster
-from partita.model.service import Service
+from partita.model.service import Service, label
 from partita.model.staggered import NO_OVERHEADS, Overheads
 
 
@@ -377,12 +377,15 @@ def _check_gpus(plan: Plan, inventory: Sequence[Gpu], budgets: Budgets) -> list[
 
 def _check_instances(plan: Plan, inventory: Sequence[Gpu]) -> list[Violation]:
     known = {g.id: g for g in inventory}
-    made = set[Instance]()
+    made, used, found = set[Instance](), set[str](), list[Violation]()
     for held in plan.gpus:
         gpu = known.get(held.gpu)
         if gpu is not None and (held.geometry is None or validate(gpu.model, held.geometry) is None):
-            made.update(instances_of(gpu, held.geometry))
-    used, found = set[str](), []
+            parts = instances_of(gpu, held.geometry)
+            if len(parts) > MOST_ON_A_GPU:
+                text = f"GPU {gpu.id} would have {len(parts)} instances, it runs {MOST_ON_A_GPU} MPS shares at most"
+                found.append(Violation("geometry", gpu.id, text))
+            made.update(parts)
     for group in plan.sub_clusters:
         for instance in group.instances:
             if instance not in made:
@@ -406,19 +409,19 @@ def _check_services(plan: Plan, services: Sequence[Service], overheads: Overhead
         for size in sorted({i.memory_gib for i in group.instances if i.memory_gib < need}):
             text = f"its services need {need:g} GiB, its instances have {size:g} GiB"
             found.append(Violation("memory", group.name, f"sub-cluster {group.name}: {text}"))
-        for profile in sorted({i.profile for i in group.instances}):
-            found += [v for s in members for v in _check_curve(s, profile, overheads)]
+        for profile, percent in sorted({(i.profile, i.gpu_percent) for i in group.instances}):
+            found += [v for s in members for v in _check_curve(s, profile, percent, overheads)]
     return found
 
 
-def _check_curve(service: Service, profile: str, overheads: Overheads) -> list[Violation]:
-    curve = service.curve(profile)
+def _check_curve(service: Service, profile: str, percent: float, overheads: Overheads) -> list[Violation]:
+    curve, kind = service.curve(profile, percent), label(profile, percent)
     if curve is None:
-        return [Violation("curve", service.name, f"service {service.name} has no latency curve for {profile}")]
+        return [Violation("curve", service.name, f"service {service.name} has no latency curve for {kind}")]
     around_s = overheads.control_s + overheads.data_s + overheads.response_s
     if curve.latency_s(1) + around_s > service.slo_s:
         extra = f" and {around_s * 1e3:g} ms of overheads" if around_s else ""
-        text = f"takes {curve.latency_s(1) * 1e3:g} ms alone on {profile}{extra}, its SLO is {service.slo_s * 1e3:g} ms"
+        text = f"takes {curve.latency_s(1) * 1e3:g} ms alone on {kind}{extra}, its SLO is {service.slo_s * 1e3:g} ms"
         return [Violation("slo", service.name, f"service {service.name} {text}")]
     return []
 
@@ -431,7 +434,9 @@ def _check_routes(plan: Plan, services: Sequence[Service]) -> list[Violation]:
         twice = sorted(name for name, count in names.items() if count > 1)
         found += [Violation("route", name, f"two sub-clusters are called {name}") for name in twice]
     known = {s.name for s in services}
+    by_service: dict[str, list[Route]] = {s.name: [] for s in services}
     for route in plan.routes:
+        by_service.setdefault(route.service, []).append(route)
         group = holders.get(route.sub_cluster)
         if route.service not in known:
             text = f"a route to {route.sub_cluster} names an unknown service {route.service}"
@@ -440,7 +445,7 @@ def _check_routes(plan: Plan, services: Sequence[Service]) -> list[Violation]:
             text = f"{route.service} is routed to {route.sub_cluster}, which does not serve it"
             found.append(Violation("route", route.service, text))
     for service in services:
-        routes = [r for r in plan.routes if r.service == service.name]
+        routes = by_service[service.name]
         for size in sorted({inf, *(r.up_to_size for r in routes)}):
             weights = [r.weight for r in routes if r.up_to_size == size]
             if not abs(sum(weights) - 1.0) <= 1e-9 or min(weights) < 0:

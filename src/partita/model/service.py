@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -31,9 +33,14 @@ class Bucket:
         return self.over < size <= self.up_to
 
 
+def label(profile: str, gpu_percent: float) -> str:
+    """Write a profile, or a share of it: ``whole``, ``3g.40gb@50%``."""
+    return profile if gpu_percent == 100.0 else f"{profile}@{gpu_percent:g}%"
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyCurve:
-    """Latency by batch size, for one profile and one bucket.
+    """Latency by batch size, for one profile (or a share of it, `gpu_percent`) and one bucket.
 
     `points` are measured (batch, seconds) pairs in rising batch order; between two of them latency is linear, and
     beyond the last it is infinite, since a failed or missing measurement is never scaled from another. A line
@@ -43,6 +50,7 @@ class LatencyCurve:
     profile: str
     points: tuple[tuple[int, float], ...]
     bucket: Bucket = Bucket()
+    gpu_percent: float = 100.0
 
     def __post_init__(self) -> None:
         if not self.points or any(b < 1 or not 0 < s < inf for b, s in self.points):
@@ -65,10 +73,24 @@ class LatencyCurve:
 
     def latency_s(self, batch: int) -> float:
         """Seconds that a batch takes; infinite outside the measured range, the first point below it."""
-        if batch > self.max_batch:
-            return inf
-        batches = [b for b, _ in self.points]
-        return float(np.interp(batch, batches, [s for _, s in self.points]))
+        after = bisect_right(self.points, (batch, inf))
+        if after == 0:
+            return self.points[0][1]
+        below, fast = self.points[after - 1]
+        if after == len(self.points):
+            return fast if batch == below else inf
+        above, slow = self.points[after]
+        return (slow - fast) / (above - below) * (batch - below) + fast
+
+    def largest_within(self, budget_s: float) -> int:
+        """Return the largest batch that takes no longer than this; 0 if none does."""
+        if self.latency_s(1) > budget_s:
+            return 0
+        low, high = 1, self.max_batch
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.latency_s(middle) <= budget_s else (low, middle - 1)
+        return low
 
     def table_ns(self, max_batch: int) -> NDArray[np.int64]:
         """Latency in ns by batch, shape ``(max_batch + 2,)``; index 0 is 0, unmeasured batches are INFEASIBLE_NS."""
@@ -84,7 +106,9 @@ class Service:
     """One model behind an SLO.
 
     `attainment` is the share of requests (0..1) that must be answered within `slo_s`. `memory_gib` is what one loaded
-    copy takes. `curves` holds one curve for each profile the model was measured on.
+    copy takes. `curves` holds one curve for each profile the model was measured on: of the whole profile and, where
+    sizes fall into buckets, of the bucket of the largest, so that what is planned with it holds for all. `finer` holds
+    the others: those of shares of a profile, and of the other buckets.
     """
 
     name: str
@@ -92,18 +116,47 @@ class Service:
     attainment: float
     memory_gib: float
     curves: tuple[LatencyCurve, ...]
+    finer: tuple[LatencyCurve, ...] = ()
 
-    def curve(self, profile: str) -> LatencyCurve | None:
-        """Return the curve measured on this profile, or None: a missing profile is infeasible, never scaled."""
-        return next((c for c in self.curves if c.profile == profile), None)
+    @classmethod
+    def measured(
+        cls, name: str, slo_s: float, attainment: float, memory_gib: float, curves: Sequence[LatencyCurve]
+    ) -> Service:
+        """Make a service of curves of any profiles, shares and buckets, in any order."""
+        largest = max((c.bucket for c in curves), key=lambda bucket: bucket.up_to, default=Bucket())
+        coarse = tuple(c for c in curves if c.gpu_percent == 100.0 and c.bucket == largest)
+        finer = tuple(c for c in curves if c.gpu_percent != 100.0 or c.bucket != largest)
+        return cls(name, slo_s, attainment, memory_gib, coarse, finer)
+
+    def curve(self, profile: str, gpu_percent: float = 100.0) -> LatencyCurve | None:
+        """Return the curve measured on this profile, or on a share of it: of the bucket of the largest sizes.
+
+        None where it was not measured: that is infeasible, never scaled from another.
+        """
+        if gpu_percent == 100.0:
+            return next((c for c in self.curves if c.profile == profile), None)
+        shares = [c for c in self.finer if c.profile == profile and c.gpu_percent == gpu_percent]
+        last = self.buckets()[-1]
+        return next((c for c in shares if c.bucket == last), None)
+
+    def buckets(self) -> tuple[Bucket, ...]:
+        """List the ranges of sizes that are served apart, smallest first; one for all where sizes do not count."""
+        found = {c.bucket for c in (*self.curves, *self.finer)} or {Bucket()}
+        return tuple(sorted(found, key=lambda bucket: bucket.up_to))
+
+    def lanes(self) -> tuple[Service, ...]:
+        """Return the service as it is for each of its buckets, smallest first: itself where sizes do not count."""
+        if len(buckets := self.buckets()) == 1:
+            return (self,)
+        curves = (*self.finer, *self.curves)
+        return tuple(
+            Service.measured(
+                self.name, self.slo_s, self.attainment, self.memory_gib, [c for c in curves if c.bucket == bucket]
+            )
+            for bucket in buckets
+        )
 
     def largest_batch(self, profile: str, budget_s: float | None = None) -> int:
         """Return the largest batch that runs within `budget_s` (default: the SLO) on this profile; 0 if none does."""
         curve, budget = self.curve(profile), self.slo_s if budget_s is None else budget_s
-        if curve is None or curve.latency_s(1) > budget:
-            return 0
-        low, high = 1, curve.max_batch
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if curve.latency_s(middle) <= budget else (low, middle - 1)
-        return low
+        return 0 if curve is None else curve.largest_within(budget)

@@ -12,7 +12,7 @@ from math import inf
 
 import numpy as np
 
-from partita.model.service import WHOLE_GPU, Service
+from partita.model.service import WHOLE_GPU, LatencyCurve, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,14 @@ class Need:
     gpus: float
 
 
-def need(service: Service, rate_rps: float, *, profile: str = WHOLE_GPU, overheads: Overheads = NO_OVERHEADS) -> Need:
+def need(
+    service: Service,
+    rate_rps: float,
+    *,
+    profile: str = WHOLE_GPU,
+    gpu_percent: float = 100.0,
+    overheads: Overheads = NO_OVERHEADS,
+) -> Need:
     """Return batch and GPU need of a service at a rate under the staggered rule.
 
     The batch is the largest b that gathers and then runs within the budget: b/rate + L(b). That is the published rule
@@ -49,16 +56,29 @@ def need(service: Service, rate_rps: float, *, profile: str = WHOLE_GPU, overhea
     """
     if rate_rps <= 0:
         return Need(1, 0.0)
-    curve = service.curve(profile)
+    curve = service.curve(profile, gpu_percent)
     if curve is None:
         return Need(1, inf)
     budget = service.slo_s - overheads.control_s - overheads.response_s
-    low, high = 1, curve.max_batch
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = curve.latency_s(middle) + middle / rate_rps + overheads.data_s * middle <= budget
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return Need(low, rate_rps * curve.latency_s(low) / low)
+    batch = _guess(curve, budget, 1 / rate_rps + overheads.data_s)
+    while batch > 1 and curve.latency_s(batch) + batch / rate_rps + overheads.data_s * batch > budget:
+        batch -= 1
+    while curve.latency_s(batch + 1) + (batch + 1) / rate_rps + overheads.data_s * (batch + 1) <= budget:
+        batch += 1
+    return Need(batch, rate_rps * curve.latency_s(batch) / batch)
+
+
+def _guess(curve: LatencyCurve, budget_s: float, gather_s: float) -> int:
+    """Return the largest batch that gathers and runs within a budget, but for the rounding of floating point."""
+    below, fast = curve.points[0]
+    if fast + below * gather_s > budget_s:  # a batch below the first point takes as long as that
+        return max(1, min(below, int((budget_s - fast) / gather_s)))
+    for above, slow in curve.points[1:]:
+        if slow + above * gather_s > budget_s:
+            slope = (slow - fast) / (above - below)
+            return min(above, below + max(0, int((budget_s - fast - below * gather_s) / (slope + gather_s))))
+        below, fast = above, slow
+    return below
 
 
 def gpus_needed(
@@ -66,11 +86,13 @@ def gpus_needed(
     rates_rps: Sequence[float],
     *,
     profile: str = WHOLE_GPU,
+    gpu_percent: float = 100.0,
     overheads: Overheads = NO_OVERHEADS,
 ) -> float:
     """Add up the GPU need of all services at these rates (the staggered bound, inverted)."""
     return sum(
-        need(s, float(r), profile=profile, overheads=overheads).gpus for s, r in zip(services, rates_rps, strict=True)
+        need(s, float(r), profile=profile, gpu_percent=gpu_percent, overheads=overheads).gpus
+        for s, r in zip(services, rates_rps, strict=True)
     )
 
 
@@ -80,6 +102,7 @@ def staggered_rps(
     gpus: float,
     *,
     profile: str = WHOLE_GPU,
+    gpu_percent: float = 100.0,
     overheads: Overheads = NO_OVERHEADS,
 ) -> float:
     """Return the highest total rate, split by `shares`, whose staggered need fits into `gpus`; 0 if nothing is served.
@@ -92,7 +115,7 @@ def staggered_rps(
     for service, share in zip(services, shares, strict=True):
         if share <= 0:
             continue
-        curve = service.curve(profile)
+        curve = service.curve(profile, gpu_percent)
         if curve is None:
             return 0.0
         batches = np.arange(1, curve.max_batch + 1)
@@ -115,17 +138,23 @@ def staggered_rps(
     return float(gpus / cost[last])
 
 
-def fluid_rps(services: Sequence[Service], shares: Sequence[float], gpus: float, *, profile: str = WHOLE_GPU) -> float:
+def fluid_rps(
+    services: Sequence[Service],
+    shares: Sequence[float],
+    gpus: float,
+    *,
+    profile: str = WHOLE_GPU,
+    gpu_percent: float = 100.0,
+) -> float:
     """Return GPUs over the mean time a request takes in the largest batch that runs within its SLO."""
     total = float(np.sum(shares))
     busy = 0.0
     for service, share in zip(services, shares, strict=True):
-        batch = service.largest_batch(profile)
         if share <= 0:
             continue
-        if batch == 0:
+        curve = service.curve(profile, gpu_percent)
+        batch = 0 if curve is None else curve.largest_within(service.slo_s)
+        if curve is None or batch == 0:
             return 0.0
-        curve = service.curve(profile)
-        assert curve is not None
         busy += share / total * curve.latency_s(batch) / batch
     return gpus / busy if busy > 0 else 0.0
