@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-live install triton test test-all lint format bench bench-fidelity bench-policies bench-log clean
+.PHONY: help demo demo-live install triton test test-all browser lint format bench bench-fidelity bench-policies bench-days bench-log clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,6 +14,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -
 CREATED := $(VENV)/.created
 CORE := $(VENV)/.core-installed
 TEST := $(VENV)/.test-installed
+BROWSER := $(VENV)/.browser-installed
 # A Triton server for the CPU, in an environment of its own since it wants an old numpy.
 TRITON_VENV := .venv-triton
 TRITON := $(TRITON_VENV)/.installed
@@ -43,6 +44,9 @@ test-all: lint $(TEST) try-triton ## lint, then run the slow tests too
 	@$(BIN)/python -m pytest -q -n auto $(PURE)
 	@$(BIN)/python -m pytest -q $(SERVED)
 
+browser: $(BROWSER) ## open the reports in Chromium, wide and narrow, light and dark (PARTITA_SCREENSHOTS=folder keeps pictures)
+	@$(BIN)/python -m pytest -q tests/browser
+
 lint: $(TEST) ## check style, types and layers
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -64,6 +68,9 @@ bench-fidelity: $(TEST) ## compare the disciplines with reference schedulers (ne
 
 bench-policies: $(TEST) ## compare the policies on real traces (needs PARTITA_REFERENCE_DIR; minutes)
 	@$(BIN)/python tests/bench/bench_policies.py
+
+bench-days: $(TEST) ## replay ten real days, 2.4 billion requests (needs PARTITA_REFERENCE_DIR; up to half an hour)
+	@$(BIN)/python tests/bench/bench_days.py $(DAYS)
 
 clean: ## remove .venv, build outputs and caches (never the database)
 	@rm -rf $(VENV) $(TRITON_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
@@ -88,6 +95,11 @@ $(CORE): $(CREATED) pyproject.toml constraints.txt
 $(TEST): $(CORE)
 	@echo "Installing the test tools and torch into $(VENV)."
 	@$(PIP) --no-build-isolation --editable '.[test,torch]'
+	@touch $@
+
+# Playwright drives the Chromium that is there; it would fetch one of its own only if it were told to.
+$(BROWSER): $(TEST)
+	@$(PIP) --no-build-isolation --editable '.[browser]'
 	@touch $@
 
 $(TRITON): constraints-triton.txt

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.model.cluster import Gpu
+from partita.model.cluster import Gpu, Instance
 from partita.model.plan import (
     Appraisal,
     Command,
     CreateInstance,
     DestroyInstance,
+    Drain,
     Objective,
     Plan,
     SetShare,
@@ -35,12 +36,15 @@ class Prices:
     delays: Delays
     inventory: Sequence[Gpu]
 
-    def change(self, commands: Sequence[Command], plan: Plan) -> float:
-        """Price the GPU time that is away while these commands make the plan, in GPU-hours times price.
+    def change(self, commands: Sequence[Command], plan: Plan, there: Sequence[Instance] = ()) -> float:
+        """Price the GPU time away while these commands turn what is `there` into the plan, in GPU-hours times price.
 
-        An instance that loads takes its share of its GPU away, one that is created its part of the memory, as in the
-        simulated cluster; whole GPUs take no time to create unless something else was destroyed for them.
+        An instance that loads, or starts again for another GPU%, takes its share of its GPU away, one that is created
+        or destroyed its part of the memory, as in the simulated cluster; whole GPUs take no time to create unless
+        something else was destroyed for them.
         """
+        delays, gone = self.delays, {i.id: i for i in there}
+        drained = {c.instance for c in commands if isinstance(c, Drain)}
         price = {g.id: g.price_per_hour for g in self.inventory}
         memory = {g.id: g.memory_gib for g in self.inventory}
         home = {i.id: i.gpu for group in plan.sub_clusters for i in group.instances}
@@ -49,10 +53,15 @@ class Prices:
         cost = 0.0
         for command in commands:
             match command:
-                case StartReplicas(key) | SetShare(key):
-                    cost += price[home[key]] * self.delays.model_load_s / instances[home[key]]
+                case StartReplicas(key):
+                    cost += price[home[key]] * delays.model_load_s / instances[home[key]]
+                case SetShare(key):
+                    cost += price[home[key]] * delays.share_s / instances[home[key]]
                 case CreateInstance(i) if i.profile != WHOLE_GPU or i.gpu in destroyed:
-                    cost += price[i.gpu] * self.delays.repartition_s * min(1.0, i.memory_gib / memory[i.gpu])
+                    cost += price[i.gpu] * delays.creation_s * min(1.0, i.memory_gib / memory[i.gpu])
+                case DestroyInstance(key) if key in gone:
+                    i, away_s = gone[key], delays.destroy_s + (delays.drain_s if key in drained else 0.0)
+                    cost += price[i.gpu] * away_s * min(1.0, i.memory_gib / memory[i.gpu])
                 case _:
                     pass
         return cost / 3600
@@ -67,8 +76,12 @@ def appraise(
     objective: Objective,
     prices: Prices,
     terms: Mapping[str, float],
+    there: Sequence[Instance] = (),
 ) -> Appraisal:
-    """Put what rehearsal and pricing say of a plan together; without a rehearsal nothing is known of attainment."""
+    """Put what rehearsal and pricing say of a plan together; without a rehearsal nothing is known of attainment.
+
+    `there` are the instances that the commands find.
+    """
     share, error, shortfall, worst = _attainment(rehearsed, services, objective)
     hours = objective.period_s / 3600
     return Appraisal(
@@ -80,7 +93,7 @@ def appraise(
         shortfall=shortfall,
         worst_service=worst,
         cost=plan.price_per_hour(prices.inventory) * hours + sum(terms.values()),
-        change_cost=prices.change(commands, plan),
+        change_cost=prices.change(commands, plan, there),
         commands=len(commands),
         terms=terms,
     )

@@ -58,16 +58,17 @@ def commands_for(plan: Plan, cluster: ClusterState) -> tuple[Command, ...]:
     missing = [i for key, (i, _) in wanted.items() if key not in there]
     surplus = [s for key, s in there.items() if key not in wanted]
     recut = {s.instance.gpu for s in surplus} & {i.gpu for i in missing}
-    changing = {key for key, (_, services) in wanted.items() if key in there and _swaps(services, there[key])}
+    unlike = {k: (i, services) for k, (i, services) in wanted.items() if k not in there or _differs(services, there[k])}
+    changing = {key for key, (_, services) in unlike.items() if key in there and _swaps(services, there[key])}
     turning = dict.fromkeys(
-        [*(i.gpu for i in missing if i.gpu in recut), *(i.gpu for key, (i, _) in wanted.items() if key in changing)]
+        [*(i.gpu for i in missing if i.gpu in recut), *(i.gpu for key, (i, _) in unlike.items() if key in changing)]
     )
 
     chains: dict[str, list[Command]] = {gpu: [] for gpu in turning}
     going: list[Command] = []
     for state in surplus:
         chains.get(state.instance.gpu if state.instance.gpu in recut else "", going).extend(_removal(state, reason))
-    for key, (_, services) in wanted.items():
+    for key, (_, services) in unlike.items():
         if key in there:
             chains.get(there[key].instance.gpu if key in changing else "", going).extend(
                 _emptying(there[key], services, reason)
@@ -75,7 +76,7 @@ def commands_for(plan: Plan, cluster: ClusterState) -> tuple[Command, ...]:
     first: list[Command] = [Acquire(h.gpu, reason) for h in plan.gpus if h.gpu not in cluster.held]
     for instance in missing:
         chains.get(instance.gpu, first).append(CreateInstance(instance, reason))
-    for start in _starts(wanted, there, reason):
+    for start in _starts(unlike, there, reason):
         chains.get(wanted[start.instance][0].gpu, first).append(start)
     turns = tuple(_in_turn(list(chains.values()), plan, cluster, first))
     return (
@@ -135,11 +136,11 @@ def _reached(cluster: ClusterState) -> set[str]:
 
 
 def _wanted(plan: Plan) -> Wanted:
-    return {
-        instance.id: (instance, dict(zip(group.services, group.batching, strict=True)))
-        for group in plan.sub_clusters
-        for instance in group.instances
-    }
+    wanted: dict[str, tuple[Instance, Mapping[str, Batching]]] = {}
+    for group in plan.sub_clusters:
+        services = dict(zip(group.services, group.batching, strict=True))
+        wanted.update((instance.id, (instance, services)) for instance in group.instances)
+    return wanted
 
 
 def _services(state: InstanceState) -> set[str]:
@@ -150,6 +151,11 @@ def _services(state: InstanceState) -> set[str]:
 def _serving(state: InstanceState) -> set[str]:
     """Return what an instance holds or is about to hold and does not drain: what drains must be started again."""
     return _services(state) - set(state.draining)
+
+
+def _differs(services: Mapping[str, Batching], state: InstanceState) -> bool:
+    """Say whether an instance holds other services than these, or not all of them to stay."""
+    return bool(state.loading or state.draining) or state.loaded != tuple(services)
 
 
 def _swaps(services: Mapping[str, Batching], state: InstanceState) -> bool:
@@ -185,7 +191,10 @@ def _adjustments(wanted: Wanted, there: Mapping[str, InstanceState], reason: str
             continue
         if state.instance.gpu_percent != instance.gpu_percent:
             yield SetShare(key, instance.gpu_percent, reason)
-        other = tuple(s for s, b in services.items() if s in _serving(state) and state.batching.get(s, b) != b)
+        if state.batching == services:
+            continue
+        serving = _serving(state)
+        other = tuple(s for s, b in services.items() if s in serving and state.batching.get(s, b) != b)
         if other:
             yield SetBatching(key, other, tuple(services[s] for s in other), reason)
 

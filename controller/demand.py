@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from multiprocessing import parent_process
+from pathlib import Path
 
 from partita.controller.ahead import Ahead
 from partita.controller.config import Scenario
@@ -14,8 +17,9 @@ from partita.controller.entries import Window
 from partita.controller.tracefiles import choose_import, choose_reader, exported_blocks
 from partita.errors import ConfigError, TraceError
 from partita.model.service import Service
-from partita.ports import Counts, Rows, TraceInfo
+from partita.ports import Counts, Rows, TraceInfo, TraceReader
 from partita.store.imports import ImportRecord
+from partita.traces.apart import ENOUGH, DrawnApart, TracePart
 from partita.traces.arrivals import ArrivalSource, ProcessArrivals, TraceArrivals
 from partita.traces.guard import read_blocks
 from partita.traces.services import ServiceMap
@@ -44,17 +48,18 @@ class Demand:
     """
 
 
-def read_demand(scenario: Scenario, *, dsn: str | None = None) -> Demand:
-    """Find out what a scenario asks for; `dsn` is where its `load.log` is, if it has one."""
+def read_demand(scenario: Scenario, *, dsn: str | None = None, apart: bool | None = None) -> Demand:
+    """Find out what a scenario asks for; `dsn` is where its `load.log` is, if it has one.
+
+    The requests of a trace file are drawn in a process of their own if `apart` says so; None: where that pays.
+    """
     load = scenario.demand
     if load.arrivals is not None:
         return _from_law(scenario)
     if load.trace is not None:
         path = scenario.trace_path()
         reader = choose_reader(path, forced=load.trace.format)
-        return _from_blocks(
-            scenario, load.trace, reader.info(path), lambda: nullcontext(read_blocks(reader, path)), str(path)
-        )
+        return _from_file(scenario, load.trace, reader, path, apart)
     assert load.log is not None
     if dsn is None:
         raise ConfigError("is in the database, and none is at hand", key="load.log")
@@ -79,20 +84,38 @@ def _from_law(scenario: Scenario) -> Demand:
     return Demand(services, start, law.warmup_s, peaks)
 
 
+def _from_file(scenario: Scenario, window: Window, reader: TraceReader, path: Path, apart: bool | None) -> Demand:
+    info = reader.info(path)
+    summary, mapping = _summarise(scenario, window, info, lambda: nullcontext(read_blocks(reader, path)), str(path))
+    part = TracePart(
+        reader,
+        path,
+        mapping.fixed(),
+        begin_ns=summary.begin_ns,
+        end_ns=min(summary.end_ns, LARGEST_NS),
+        bin_s=info.bin_s,
+        speed=window.speed,
+    )
+    if apart is None:
+        # Another process may not find a reader that a plugin brings.
+        own = type(reader).__module__.startswith("partita.")
+        apart = own and int(summary.requests.sum()) >= ENOUGH and _has_core_to_spare()
+
+    def start(seed: int) -> AbstractContextManager[ArrivalSource]:
+        seeded = replace(part, seed=seed)
+        return DrawnApart(seeded) if apart else nullcontext(seeded.open())
+
+    return _demand(scenario, window, summary, mapping, start)
+
+
+def _has_core_to_spare() -> bool:
+    """Say whether another process has a core of its own: not on a single one, nor beside others like this one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores > 1 and parent_process() is None
+
+
 def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: OpenBlocks, name: str) -> Demand:
-    with blocks() as stream:
-        first = next((block for block in stream if block.at_ns.size), None)
-    if first is None:
-        raise TraceError("holds no requests", file=name)
-    begin_ns, end_ns = window.span_ns(int(first.at_ns[0]))
-    mapping = ServiceMap(scenario.trace_rules())
-    with blocks() as stream:
-        summary = summarise_blocks(
-            stream, info, mapping, begin_ns=begin_ns, end_ns=end_ns, weigh=cache(lambda s: _gpu_time_s(scenario, s))
-        )
-    if summary is None or not mapping.services:
-        part = f"between {window.from_ or 'its start'} and {window.to or 'its end'}"
-        raise TraceError(f"holds no requests {part} for the scenario's services", file=name)
+    summary, mapping = _summarise(scenario, window, info, blocks, name)
 
     @contextmanager
     def start(seed: int) -> Iterator[ArrivalSource]:
@@ -107,6 +130,36 @@ def _from_blocks(scenario: Scenario, window: Window, info: TraceInfo, blocks: Op
                 seed=seed,
             )
 
+    return _demand(scenario, window, summary, mapping, start)
+
+
+def _summarise(
+    scenario: Scenario, window: Window, info: TraceInfo, blocks: OpenBlocks, name: str
+) -> tuple[TraceSummary, ServiceMap]:
+    """Find out what the window of a trace holds, and which services there are in it."""
+    with blocks() as stream:
+        first = next((block for block in stream if block.at_ns.size), None)
+    if first is None:
+        raise TraceError("holds no requests", file=name)
+    begin_ns, end_ns = window.span_ns(int(first.at_ns[0]))
+    mapping = ServiceMap(scenario.trace_rules())
+    with blocks() as stream:
+        summary = summarise_blocks(
+            stream, info, mapping, begin_ns=begin_ns, end_ns=end_ns, weigh=cache(lambda s: _gpu_time_s(scenario, s))
+        )
+    if summary is None or not mapping.services:
+        part = f"between {window.from_ or 'its start'} and {window.to or 'its end'}"
+        raise TraceError(f"holds no requests {part} for the scenario's services", file=name)
+    return summary, mapping
+
+
+def _demand(
+    scenario: Scenario,
+    window: Window,
+    summary: TraceSummary,
+    mapping: ServiceMap,
+    start: Callable[[int], AbstractContextManager[ArrivalSource]],
+) -> Demand:
     peaks = dict(zip(summary.services, (summary.busiest_minute_rps * window.speed).tolist(), strict=True))
     return Demand(scenario.services(mapping.services), start, peak_rps=peaks)
 

@@ -337,8 +337,9 @@ class Loop:
         need: dict[str, int] = {}
         for group in plan.sub_clusters:
             members = [s for s in self.services if s.name in group.services]
-            profile = max(i.profile for i in group.instances)
-            busy = gpus_needed(members, [rates[s.name] for s in members], profile=profile, overheads=self.overheads)
+            profile, percent = max((i.profile, i.gpu_percent) for i in group.instances)
+            wanted = [rates[s.name] for s in members]
+            busy = gpus_needed(members, wanted, profile=profile, gpu_percent=percent, overheads=self.overheads)
             replicas = len(group.instances)
             need |= dict.fromkeys(group.services, replicas if busy >= replicas else max(1, ceil(busy)))
         return need
@@ -415,6 +416,7 @@ class Loop:
             self.settings.objective,
             self.prices,
             terms,
+            [s.instance for s in observation.cluster.instances],
         )
         return appraisal, replace(state, host=memory), faults
 

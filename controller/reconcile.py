@@ -204,9 +204,11 @@ def _wanted(
     """
     if placement is not None:
         return [(tuple(sorted(names)), weight) for names, weight in placement.groups]
+    packed = _packed(services, min((i.memory_gib for i in instances), default=0.0))
+    if len(packed) == 1:
+        return [(packed[0], 1.0)]
     work = {s.name: max(r, 1e-9) * _gpu_time_s(s) for s, r in zip(services, rates_rps, strict=True)}
-    room = min((i.memory_gib for i in instances), default=0.0)
-    return [(names, sum(work[n] for n in names)) for names in _packed(services, room)]
+    return [(names, sum(work[n] for n in names)) for names in packed]
 
 
 def _gpu_time_s(service: Service) -> float:
@@ -221,7 +223,8 @@ def _packed(services: Sequence[Service], room_gib: float) -> list[tuple[str, ...
     for service in sorted(services, key=lambda s: (-s.memory_gib, s.name)):
         for n, (used, names) in enumerate(bins):
             if used + service.memory_gib <= room_gib:
-                bins[n] = (used + service.memory_gib, [*names, service.name])
+                names.append(service.name)
+                bins[n] = (used + service.memory_gib, names)
                 break
         else:
             bins.append((service.memory_gib, [service.name]))

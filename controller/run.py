@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.controller.assembly import check_beginning, delays, known_disciplines, make_loop, settings_of
+from partita.controller.assembly import (
+    REHEARSALS,
+    SIZES,
+    check_beginning,
+    delays,
+    failures_of,
+    known_disciplines,
+    make_loop,
+    settings_of,
+    variation_of,
+)
 from partita.controller.config import Scenario
 from partita.controller.demand import Demand, read_demand
 from partita.controller.loop import Loop
@@ -18,12 +29,16 @@ from partita.controller.state import State, Turn
 from partita.controller.turn import AtOnce, Watch
 from partita.controller.turn import run as turn_until
 from partita.errors import PluginError
+from partita.model.occupancy import Occupancy
 from partita.model.plan import Action, Decision, Opinion, OptionValue
 from partita.plugins.alarm import LIMIT_S, AlarmCaller
 from partita.plugins.host import FAULTS_ALLOWED, PluginHost
 from partita.ports import Discipline, Journal
 from partita.replay.cluster import SimulatedCluster
-from partita.replay.score import Score
+from partita.replay.presence import PresentOnly
+from partita.replay.score import Histograms, Score
+from partita.replay.sizes import DrawnSizes
+from partita.replay.timeline import OccupancyRecorder
 from partita.replay.world import ReplayClock, ReplayExecutor, ReplayLog, World
 from partita.traces.arrivals import ArrivalSource
 
@@ -36,13 +51,16 @@ class Run:
     """What one run gave.
 
     `decisions` are those that acted, and those in which a plugin failed. `timeline` holds parallel arrays by interval:
-    t_s, offered_rps, good_rps, gpus_held and forecast_rps (NaN before the first forecast). `timing` is wall-clock.
+    t_s, offered_rps, good_rps, gpus_held and forecast_rps (NaN before the first forecast). `occupancy` is there if it
+    was asked for. `timing` is wall-clock.
     """
 
     policy: str | None
     score: Score
     decisions: tuple[Decision, ...]
     timeline: Mapping[str, NDArray[np.float64]]
+    histograms: Histograms
+    occupancy: Occupancy | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -55,12 +73,13 @@ def run_scenario(
     journal: Journal | None = None,
     demand: Demand | None = None,
     plugin_limit_s: float = LIMIT_S,
+    record_gpus: bool = False,
 ) -> Run:
     """Replay a scenario under one policy (None: the cluster as given) and score it.
 
-    `demand` saves reading the trace's summary again; `plugin_limit_s` is how long one call of a plugin may take before
-    it counts as hung. Raises Infeasible if the cluster as given cannot serve the scenario, PluginError if the policy
-    never gives a usable answer.
+    `demand` saves reading the trace's summary again; `record_gpus` keeps who ran on which GPU; `plugin_limit_s` is how
+    long one call of a plugin may take before it counts as hung. Raises Infeasible if the cluster as given cannot serve
+    the scenario, PluginError if the policy never gives a usable answer.
     """
     demand = demand or read_demand(scenario)
     host = PluginHost.load(caller=AlarmCaller(plugin_limit_s))
@@ -71,16 +90,19 @@ def run_scenario(
     state = loop.begin()
     check_beginning(state.standing, loop)
     with demand.open(seed) as source:
-        world = _make_world(scenario, demand, loop, source, disciplines, watched=policy is not None)
-        world.cluster.begin_with(state.standing)
         span_s = source.span_ns / 1e9
+        names = [service.name for service in demand.services]
+        recorder = OccupancyRecorder(loop.inventory, names, span_s) if record_gpus else None
+        world = _make_world(scenario, demand, loop, source, disciplines, recorder, watched=policy is not None)
+        world.cluster.begin_with(state.standing)
         record = _Record(policy, progress, span_s)
         if policy is None:
             _pass_time(world, loop.settings.near_s, span_s, record)
         else:
             asyncio.run(_control(loop, state, world, span_s, journal, record))
         score = world.finish()
-    return Run(policy, score, tuple(record.decisions), record.timeline(world))
+    occupancy = recorder.occupancy() if recorder is not None else None
+    return Run(policy, score, tuple(record.decisions), record.timeline(world), world.histograms(), occupancy)
 
 
 class _Record:
@@ -173,6 +195,7 @@ def _make_loop(
         policy=policy,
         options=_options(scenario, demand, policy),
         settings=settings_of(scenario, seed=seed),
+        variation=variation_of(scenario, seed=seed + REHEARSALS),
     )
 
 
@@ -182,9 +205,11 @@ def _make_world(
     loop: Loop,
     source: ArrivalSource,
     disciplines: Mapping[str, Discipline],
+    recorder: OccupancyRecorder | None,
     *,
     watched: bool,
 ) -> World:
+    source = _shaped(source, scenario, loop.settings.seed)
     remember_s = loop.settings.rehearse_s + loop.settings.near_s + scenario.overhead.log_delay_s + 1.0
     return World(
         demand.services,
@@ -195,7 +220,18 @@ def _make_world(
         counted_s=(demand.counted_from_s, source.span_ns / 1e9),
         log_delay_s=scenario.overhead.log_delay_s,
         remember_s=remember_s if watched else 0.0,
+        recorder=recorder,
+        variation=variation_of(scenario, seed=loop.settings.seed),
+        failures=failures_of(scenario, span_s=source.span_ns / 1e9, seed=loop.settings.seed),
     )
+
+
+def _shaped(source: ArrivalSource, scenario: Scenario, seed: int) -> ArrivalSource:
+    """Return the requests with the sizes that the scenario gives them, and while their services are there."""
+    if scenario.demand.sizes:
+        source = DrawnSizes(source, scenario.demand.sizes, [seed, SIZES])
+    present = scenario.presence_s(source.services)
+    return PresentOnly(source, present) if any(span != (0.0, inf) for span in present) else source
 
 
 def _options(scenario: Scenario, demand: Demand, policy: str | None) -> dict[str, dict[str, OptionValue]]:

@@ -54,7 +54,9 @@ def adopted(cluster: ClusterState, standing: Plan, inventory: Sequence[Gpu]) -> 
 
 
 def _geometry(gpu: Gpu, cluster: ClusterState) -> Geometry | None:
-    there = sorted(Placed(s.instance.start, s.instance.profile) for s in cluster.instances if s.instance.gpu == gpu.id)
+    there = sorted(
+        {Placed(s.instance.start, s.instance.profile) for s in cluster.instances if s.instance.gpu == gpu.id}
+    )
     if not there or there[0].profile == WHOLE_GPU:
         return None
     return Geometry(gpu.model, tuple(there))

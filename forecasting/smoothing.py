@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from partita.forecasting.history import measured_counts
 from partita.forecasting.quantiles import LEVELS, error_quantiles, horizons, make_forecast, scatter, spread
+from partita.kernels.smoothing import smooth_best
 from partita.model.load import Forecast, Load
 
 GRID = np.array(
@@ -50,11 +51,10 @@ class Smoothing:
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if a service has fewer than two measured steps."""
         counts = measured_counts(history, self.window).T
-        level, trend, first = _smooth(counts)
-        at = horizons(steps, counts.shape[0] - first)
-        chosen = _choose(counts, level, trend, first, sorted({1, int(at[-1])}))
-        column = np.arange(counts.shape[1])
-        level, trend, damping = level[:, chosen, column], trend[:, chosen, column], GRID[chosen, 2]
+        first = min(START - 1, len(counts) // 3)
+        at = horizons(steps, len(counts) - first)
+        level, trend, chosen = _best(counts, first, sorted({1, int(at[-1])}))
+        damping = GRID[chosen, 2]
         quantiles = []
         for h in at:
             expected = _expected(level, trend, first, int(h), damping)
@@ -69,32 +69,35 @@ class Smoothing:
         )
 
 
-def _smooth(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Run every row of the grid over counts ``(steps, services)``.
+def _best(
+    counts: NDArray[np.float64], first: int, at: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Run every row of the grid over counts ``(steps, services)``, and choose one for each service.
 
-    Returns level and trend after each step, shape ``(steps, grid, services)``, and the first step whose state has left
-    the start behind.
+    Returns level and trend after each step, ``(steps, services)``, under the row with the smallest mean absolute error
+    (the horizons `at` counting alike, states from step `first` on), and its number.
     """
-    steps, services = counts.shape
-    alpha, beta, damping = (np.repeat(GRID[:, i, None], services, axis=1) for i in range(3))
-    gain = alpha * beta
     known = np.isfinite(counts)
-    filled = np.where(known, counts, 0.0)
-    whole = np.isfinite(counts.sum(axis=1))
-    levels, trends = np.empty((2, steps, len(GRID), services))
-    level, trend = _start(filled, known, GRID[:, 1, None] > 0)
-    missed = np.empty_like(gain)
-    for t in range(steps):
-        next_level, next_trend = levels[t], trends[t]
-        np.multiply(damping, trend, out=next_trend)
-        np.add(level, next_trend, out=next_level)
-        np.subtract(filled[t], next_level, out=missed)
-        if not whole[t]:
-            missed *= known[t]  # an unmeasured step is what was expected
-        next_level += alpha * missed
-        next_trend += gain * missed
-        level, trend = next_level, next_trend
-    return levels, trends, min(START - 1, steps // 3)
+    level, trend = _start(np.where(known, counts, 0.0), known, GRID[:, 1, None] > 0)
+    level = np.broadcast_to(level, trend.shape)
+    weight = np.where(GRID[:, 1] > 0, 1 + TREND_MUST_GAIN, 1.0)
+    reach = np.stack([_reach(h, GRID[:, 2]) for h in at], axis=1)
+    levels, trends = np.empty((2, *counts.T.shape))
+    chosen = np.empty(counts.shape[1], np.int64)
+    smooth_best(
+        np.where(known, counts, np.nan).T.copy(),
+        level.copy(),
+        trend.copy(),
+        GRID,
+        weight,
+        first,
+        np.array(at, np.int64),
+        reach,
+        levels,
+        trends,
+        chosen,
+    )
+    return levels.T, trends.T, chosen
 
 
 def _start(
@@ -110,22 +113,6 @@ def _start(
     slope = (apart * filled).sum(axis=0) / np.maximum((apart * apart).sum(axis=0), 1.0)
     slope = np.where(number >= START, slope, 0.0) * trending
     return mean - slope * middle, slope
-
-
-def _choose(
-    counts: NDArray[np.float64], level: NDArray[np.float64], trend: NDArray[np.float64], first: int, at: Sequence[int]
-) -> NDArray[np.int64]:
-    """Pick the grid row with the smallest mean absolute error by service, the horizons `at` counting alike."""
-    cost = np.zeros(level.shape[1:])
-    for h in at:
-        missed = counts[first + h :, None, :] - _expected(level, trend, first, h, GRID[:, 2, None])
-        np.abs(missed, out=missed)
-        known = np.isfinite(counts[first + h :])
-        np.copyto(missed, 0.0, where=~known[:, None, :])
-        cost += missed.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    cost *= np.where(GRID[:, 1] > 0, 1 + TREND_MUST_GAIN, 1.0)[:, None]
-    chosen: NDArray[np.int64] = np.argmin(cost, axis=0)
-    return chosen
 
 
 def _expected(

@@ -21,9 +21,10 @@ from partita.model.plan import Plan
 from partita.model.service import Service
 from partita.model.staggered import Overheads
 from partita.ports import Discipline
-from partita.replay.pools import PoolMaker
+from partita.replay.lanes import Lanes
+from partita.replay.pools import AS_MEASURED, PoolMaker, Variation
 from partita.replay.score import Tally
-from partita.replay.serving import Server
+from partita.replay.serving import Ready, Server
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,10 +39,15 @@ class Rehearser:
     """Replays plans on a window of the log; it keeps nothing between calls but what a call would find out again."""
 
     def __init__(
-        self, services: Sequence[Service], overheads: Overheads, disciplines: Mapping[str, Discipline]
+        self,
+        services: Sequence[Service],
+        overheads: Overheads,
+        disciplines: Mapping[str, Discipline],
+        variation: Variation = AS_MEASURED,
     ) -> None:
         self._services = tuple(services)
-        self._pools = PoolMaker(services, overheads, disciplines)
+        self._lanes = Lanes(services)
+        self._pools = PoolMaker(self._lanes.services, overheads, disciplines, variation)
         self._disciplines = disciplines
         self._tried: dict[tuple[Batching, ...], str] = {}
 
@@ -65,10 +71,10 @@ class Rehearser:
         differ = any(replace(b, max_batch=first.max_batch) != first for b in group.batching)
         if differ and not getattr(discipline, "by_service", False):
             return "its services must batch alike but for their largest batch"
-        nobody = np.empty(0, np.int64)
+        nobody, queues = np.empty(0, np.int64), len(self._lanes.services)
         try:
-            state = discipline.initial_state(len(self._services))
-            discipline.advance(state, Arrivals.empty(len(self._services)), self._pools.pool(group, nobody, nobody), 0)
+            state = discipline.initial_state(queues)
+            discipline.advance(state, Arrivals.empty(queues), self._pools.pool(group, nobody, nobody, ()), 0)
         except ConfigError as problem:
             return str(problem)
         return ""
@@ -76,11 +82,12 @@ class Rehearser:
     def rehearse(self, plan: Plan, arrivals: Arrivals, until_ns: int) -> Rehearsed:
         """Serve these requests, all before `until_ns`, with everything in the plan up and loaded from the start."""
         names = [s.name for s in self._services]
-        server = Server(names, self._pools, self._disciplines)
+        server = Server(self._lanes, self._pools, self._disciplines)
         tally = Tally(self._services, -(2**62), 2**62)
         begin = int(arrivals.ns.min()) if len(arrivals) else 0
         instances = {
-            g.name: (np.arange(len(g.instances)), np.full(len(g.instances), begin, np.int64)) for g in plan.sub_clusters
+            g.name: Ready(g.instances, np.arange(len(g.instances)), np.full(len(g.instances), begin, np.int64))
+            for g in plan.sub_clusters
         }
         end = until_ns + round(2 * max(s.slo_s for s in self._services) * 1e9)
         accounts, _ = server.advance(plan.sub_clusters, plan.routes, instances, arrivals, end)

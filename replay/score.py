@@ -73,7 +73,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What the simulated cluster says of the counted span: GPUs held and what changing them cost."""
+    """What the simulated cluster says of the counted span: GPUs held, what changing them cost, what they are cut into.
+
+    Where profiles or MPS shares are mixed, `profile` and `gpu_percent` are those of the most frequent kind.
+    """
 
     gpu_seconds: float
     peak: int
@@ -81,6 +84,25 @@ class Holding:
     away_gpu_seconds: float
     profile: str
     instances_per_gpu: float
+    gpu_percent: float = 100.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histograms:
+    """Answered requests of the counted span by their time to answer and in the queue, and batches by their size.
+
+    The classes of a time are those that `class_edges_ms` bounds; `batch_size` has an entry for every size from 0 on.
+    """
+
+    latency: NDArray[np.int64]
+    queueing: NDArray[np.int64]
+    batch_size: NDArray[np.int64]
+
+
+def class_edges_ms() -> NDArray[np.float64]:
+    """Return the upper edge of each class of time; the first class holds everything below its own."""
+    edges: NDArray[np.float64] = FLOOR_NS / 1e6 * 2 ** (np.arange(1, CLASSES + 1) / PER_OCTAVE)
+    return edges
 
 
 class Tally:
@@ -93,10 +115,14 @@ class Tally:
         self._counts = np.zeros((len(services), 4), np.int64)
         self._latencies = np.zeros(CLASSES, np.int64)
         self._queueing = np.zeros(CLASSES, np.int64)
-        self._batches = self._batched = self._busy_ns = self.unplaced = 0
+        self._batches = np.zeros(1, np.int64)
+        self._busy_ns = self.unplaced = 0
 
     def add(self, served: Served) -> NDArray[np.int64]:
-        """Count one account; return all that it settled, ``(services, 4)``, whether in the counted span or not."""
+        """Count one account; return all that it settled, ``(services, 4)``, whether in the counted span or not.
+
+        A batch that was cut short (of size 0) is none, but the time it took was busy.
+        """
         settled = np.zeros_like(self._counts)
         arrivals = served.arrivals
         tally(
@@ -112,9 +138,10 @@ class Tally:
             self._latencies,
             self._queueing,
         )
-        inside = (served.batch_start_ns >= self._from) & (served.batch_start_ns < self._to)
-        self._batches += int(inside.sum())
-        self._batched += int(served.batch_size[inside].sum())
+        inside = (served.batch_start_ns >= self._from) & (served.batch_start_ns < self._to) & (served.batch_size > 0)
+        by_size = np.bincount(served.batch_size[inside], minlength=len(self._batches))
+        by_size[: len(self._batches)] += self._batches
+        self._batches = by_size
         self._busy_ns += busy_ns(served.batch_start_ns, served.batch_finish_ns, self._from, self._to)
         return settled
 
@@ -124,6 +151,10 @@ class Tally:
         by_service = np.add.reduceat(np.append(counted, False), offsets[:-1]) * (np.diff(offsets) > 0)
         self._counts[:, OFFERED] += by_service
         self._counts[:, DROPPED_COUNT] += by_service
+
+    def histograms(self) -> Histograms:
+        """Return what has been counted so far."""
+        return Histograms(self._latencies, self._queueing, self._batches)
 
     def score(self, holding: Holding, overheads: Overheads) -> Score:
         """Close the account."""
@@ -136,6 +167,8 @@ class Tally:
         names = [s.name for s in self._services]
         instances = gpus * holding.instances_per_gpu
         mix = offered / max(total, 1)
+        batches = int(self._batches.sum())
+        batched = int(self._batches @ np.arange(len(self._batches)))
         return Score(
             offered=total,
             good=answered,
@@ -156,18 +189,25 @@ class Tally:
             utilisation=self._busy_ns / 1e9 / (holding.gpu_seconds * holding.instances_per_gpu)
             if holding.gpu_seconds
             else 0.0,
-            mean_batch=self._batched / self._batches if self._batches else 0.0,
-            batches=self._batches,
+            mean_batch=batched / batches if batches else 0.0,
+            batches=batches,
             latency_ms=_spread(self._latencies),
             queue_ms=_spread(self._queueing),
             reconfigurations=holding.changes,
             reconfiguration_gpu_hours=holding.away_gpu_seconds / 3600,
             bound_staggered_rps=staggered_rps(
-                self._services, mix.tolist(), instances, profile=holding.profile, overheads=overheads
+                self._services,
+                mix.tolist(),
+                instances,
+                profile=holding.profile,
+                gpu_percent=holding.gpu_percent,
+                overheads=overheads,
             )
             if total
             else 0.0,
-            bound_fluid_rps=fluid_rps(self._services, mix.tolist(), instances, profile=holding.profile)
+            bound_fluid_rps=fluid_rps(
+                self._services, mix.tolist(), instances, profile=holding.profile, gpu_percent=holding.gpu_percent
+            )
             if total
             else 0.0,
             unplaced=self.unplaced,

@@ -6,44 +6,31 @@ log and executor.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import Failed
-from partita.kernels.splice import splice
-from partita.kernels.tally import DROPPED_COUNT, GOOD, LATE, OFFERED, add_per_second
+from partita.kernels.tally import DROPPED_COUNT, GOOD, LATE, OFFERED
 from partita.model.cluster import ClusterState
 from partita.model.load import Arrivals, Load, Outcome
 from partita.model.plan import Command
-from partita.model.service import Service
-from partita.model.staggered import Overheads
+from partita.model.service import WHOLE_GPU, Service
+from partita.model.staggered import Overheads, fluid_rps, staggered_rps
 from partita.ports import Capabilities, Discipline, LogView
-from partita.replay.cluster import SimulatedCluster
-from partita.replay.pools import PoolMaker
-from partita.replay.score import Holding, Score, Tally
-from partita.replay.serving import Server
+from partita.replay.cluster import SimulatedCluster, Slot
+from partita.replay.failures import Failure
+from partita.replay.lanes import Lanes
+from partita.replay.losses import Losses
+from partita.replay.pools import AS_MEASURED, PoolMaker, Variation
+from partita.replay.recent import SECOND_NS, RecentLog
+from partita.replay.score import Histograms, Holding, Score, Tally
+from partita.replay.serving import Ready, Server
+from partita.replay.timeline import OccupancyRecorder, Timeline
 from partita.traces.arrivals import ArrivalSource
-
-SECOND_NS = 1_000_000_000
-
-
-class Timeline:
-    """What happened in each interval of the run, for figures."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[float, float, float, float]] = []
-
-    def add(self, at_s: float, span_s: float, offered: int, good: int, gpus: int) -> None:
-        """Note one interval that ends at `at_s`."""
-        self._rows.append((at_s, offered / span_s, good / span_s, float(gpus)))
-
-    def columns(self) -> dict[str, NDArray[np.float64]]:
-        """Return t_s, offered_rps, good_rps and gpus_held as parallel arrays."""
-        table = np.array(self._rows, np.float64).reshape(-1, 4)
-        names = ("t_s", "offered_rps", "good_rps", "gpus_held")
-        return {name: table[:, n].copy() for n, name in enumerate(names)}
 
 
 class World:
@@ -60,42 +47,72 @@ class World:
         counted_s: tuple[float, float],
         log_delay_s: float,
         remember_s: float = 0.0,
+        recorder: OccupancyRecorder | None = None,
+        variation: Variation = AS_MEASURED,
+        failures: Sequence[Failure] = (),
     ) -> None:
-        names = tuple(s.name for s in services)
         self.services = tuple(services)
         self.cluster = cluster
         self.now_ns = 0
         self.timeline = Timeline()
+        self._recorder = recorder
         self.log_delay_ns = round(log_delay_s * 1e9)
         self._source = source
         self._overheads = overheads
         self._from_ns, self._to_ns = (round(s * 1e9) for s in counted_s)
         self._tally = Tally(services, self._from_ns, self._to_ns)
-        self._server = Server(names, PoolMaker(services, overheads, disciplines), disciplines)
+        self._lanes = Lanes(services)
+        self._server = Server(
+            self._lanes, PoolMaker(self._lanes.services, overheads, disciplines, variation), disciplines
+        )
         self._remember_ns = round(remember_s * 1e9)
-        self._log = Arrivals.empty(len(services))
+        self._log = RecentLog(len(services))
         self._settled = np.zeros((len(services), 4), np.int64)
         self._unread: list[tuple[int, NDArray[np.int64]]] = []
+        self._failures = sorted(failures, reverse=True)
+        self._turns = sorted({edge for f in failures for edge in (f.at_ns, f.back_ns)})
+        self._losses = Losses(failures, cluster.places())
+        self._offered_by_lane = np.zeros(len(self._lanes.services), np.int64)
+
+    @property
+    def lost(self) -> int:
+        """How many requests have lost their answer to a failure."""
+        return self._losses.requests
 
     def advance(self, until_ns: int) -> None:
         """Let time pass."""
         if until_ns <= self.now_ns:
             return
         offered = good = 0
+        self._suffer(self.now_ns)
         stops = {self._watermark_ns(until_ns), until_ns} if self._remember_ns else {until_ns}
+        stops.update(self._turns[: bisect_left(self._turns, until_ns)])
         for stop_ns in sorted(stop for stop in stops if stop > self.now_ns):
             arrived, answered = self._pass(stop_ns)
             offered, good = offered + arrived, good + answered
+            self._suffer(stop_ns)
         span_s = (until_ns - self.now_ns) / 1e9
         self.timeline.add(until_ns / 1e9, span_s, offered, good, self.cluster.held())
         self.now_ns = until_ns
 
+    def _suffer(self, now_ns: int) -> None:
+        """Let fail what fails by now, and come back what does."""
+        if not self._turns or self._turns[0] > now_ns:
+            return
+        self._turns = self._turns[bisect_right(self._turns, now_ns) :]
+        self.cluster.restore(now_ns)
+        while self._failures and self._failures[-1].at_ns <= now_ns:
+            self.cluster.fail(self._failures.pop())
+
     def _pass(self, until_ns: int) -> tuple[int, int]:
         """Take what arrives until then and serve it; return how many arrived and how many were good."""
         arrivals = self._source.until(min(until_ns, self._to_ns))
+        if self._lanes.apart:
+            by_lane, _ = self._lanes.split(arrivals)
+            counted = np.concatenate(([0], np.cumsum((by_lane.ns >= self._from_ns) & (by_lane.ns < self._to_ns))))
+            self._offered_by_lane += np.diff(counted[by_lane.offsets])
         if self._remember_ns:
-            log = self._log
-            self._log = Arrivals(*splice(log.ns, log.offsets, log.size, arrivals.ns, arrivals.offsets, arrivals.size))
+            self._log.add(arrivals, until_ns)
         good = self._serve(arrivals, until_ns)
         if self._remember_ns:
             self._unread.append((until_ns, self._settled.copy()))
@@ -109,19 +126,44 @@ class World:
     def finish(self) -> Score:
         """Run queued requests for two more SLOs, book the rest as dropped, and close the account."""
         longest = max(s.slo_s for s in self.services)
-        self._serve(Arrivals.empty(len(self.services)), self._to_ns + round(2 * longest * 1e9))
+        end_ns = self._to_ns + round(2 * longest * 1e9)
+        self._suffer(self.now_ns)
+        for stop_ns in (*self._turns[: bisect_left(self._turns, end_ns)], end_ns):
+            self._serve(Arrivals.empty(len(self.services)), stop_ns)
+            self._suffer(stop_ns)
         left = self._server.waiting()
         self._tally.drop(left.ns, left.offsets)
-        return self._tally.score(self._holding(), self._overheads)
+        return self._bounded(self._tally.score(self._holding(), self._overheads))
+
+    def _bounded(self, score: Score) -> Score:
+        """Return a score with bounds that know what each bucket of sizes takes."""
+        if not self._lanes.apart or not self._offered_by_lane.any():
+            return score
+        holding, lanes, mix = self._holding(), self._lanes.services, self._offered_by_lane.tolist()
+        instances = score.gpus_held_mean * holding.instances_per_gpu
+        return replace(
+            score,
+            bound_staggered_rps=staggered_rps(
+                lanes,
+                mix,
+                instances,
+                profile=holding.profile,
+                gpu_percent=holding.gpu_percent,
+                overheads=self._overheads,
+            ),
+            bound_fluid_rps=fluid_rps(lanes, mix, instances, profile=holding.profile, gpu_percent=holding.gpu_percent),
+        )
+
+    def histograms(self) -> Histograms:
+        """Return how long requests took, and how large batches were."""
+        return self._tally.histograms()
 
     def read_log(self, since_s: float, window_s: float) -> LogView:
         """Show the log as far as it is complete by now; see `partita.ports.RequestLog`."""
         watermark = self._watermark_ns(self.now_ns)
         since = round(since_s * 1e9)
         seconds = max(0, (watermark - since) // SECOND_NS)
-        log = self._log
-        counts = np.zeros((len(self.services), seconds), np.int64)
-        add_per_second(log.ns, log.offsets, since, since + seconds * SECOND_NS, counts)
+        counts = self._log.per_second(since, seconds)
         begin = max(0, watermark - round(window_s * 1e9))
         logged = sum((settled for at, settled in self._unread if at <= watermark), np.zeros_like(self._settled))
         self._unread = [(at, settled) for at, settled in self._unread if at > watermark]
@@ -131,35 +173,36 @@ class World:
         }
         names = tuple(s.name for s in self.services)
         load = Load(names, since_s, 1.0, counts.astype(np.float64))
-        recent = _between(log, begin, watermark)
-        self._log = _between(log, max(0, watermark - self._remember_ns), self.now_ns)
+        recent = self._log.between(begin, watermark)
+        self._log.forget(watermark - self._remember_ns)
         return LogView(watermark / 1e9, load, outcomes, recent, (begin / 1e9, watermark / 1e9))
 
     def _serve(self, arrivals: Arrivals, until_ns: int) -> int:
         """Advance every group and count what was settled; return the good ones."""
         cluster = self.cluster
-        slots = {
-            group.name: [cluster.slots[i.id] for i in group.instances if i.id in cluster.slots]
-            for group in cluster.sub_clusters
-        }
-        instances = {}
+        slots: dict[str, list[Slot]] = {}
+        instances: dict[str, Ready] = {}
         for group in cluster.sub_clusters:
-            ready = sorted(
-                (s for s in slots[group.name] if set(group.services) <= set(s.services)), key=lambda s: s.number
-            )
+            there = (cluster.slots[i.id] for i in group.instances if i.id in cluster.slots)
+            ready = sorted((s for s in there if s.holds(group.services)), key=lambda s: s.number)
             slots[group.name] = ready
-            instances[group.name] = (
+            instances[group.name] = Ready(
+                [s.instance for s in ready],
                 np.array([s.number for s in ready], np.int64),
                 np.array([max(s.free_ns, s.created_ns) for s in ready], np.int64),
             )
-        accounts, lost = self._server.advance(cluster.sub_clusters, cluster.routes, instances, arrivals, until_ns)
+        made, lost = self._server.advance(cluster.sub_clusters, cluster.routes, instances, arrivals, until_ns)
+        accounts = [(group, self._losses.taken_from(served, instances[group.name], until_ns)) for group, served in made]
+        if self._recorder is not None:
+            ran = [(instances[group.name].number, served) for group, served in accounts]
+            self._recorder.note(ran, len(arrivals), until_ns)
         good = 0
         for group, served in accounts:
             settled = self._tally.add(served)
             self._settled += settled
             good += int(settled[:, GOOD].sum())
-            for slot, free_at in zip(slots[group.name], instances[group.name][1], strict=True):
-                if free_at > slot.free_ns:
+            for slot, free_at in zip(slots[group.name], instances[group.name].free_at_ns, strict=True):
+                if free_at != max(slot.free_ns, slot.created_ns):  # sooner, too, where a batch was cut short
                     slot.free_ns = slot.busy_ns = int(free_at)
         if len(lost):
             self._tally.drop(lost.ns, lost.offsets)
@@ -172,24 +215,18 @@ class World:
     def _holding(self) -> Holding:
         cluster = self.cluster
         instances = list(cluster.slots.values())
-        profiles = sorted(s.instance.profile for s in instances)
+        kinds = sorted((s.instance.profile, s.instance.gpu_percent) for s in instances)
+        profile, percent = max(kinds, key=kinds.count) if kinds else (WHOLE_GPU, 100.0)
         gpus = {s.instance.gpu for s in instances}
         return Holding(
             gpu_seconds=cluster.gpu_seconds(self._from_ns, self._to_ns),
             peak=cluster.peak(self._from_ns, self._to_ns),
             changes=cluster.changes,
             away_gpu_seconds=cluster.away_gpu_seconds(self._from_ns, self._to_ns),
-            profile=max(profiles, key=profiles.count) if profiles else "whole",
+            profile=profile,
             instances_per_gpu=len(instances) / len(gpus) if gpus else 1.0,
+            gpu_percent=percent,
         )
-
-
-def _between(log: Arrivals, since_ns: int, until_ns: int) -> Arrivals:
-    """Keep the requests in ``[since_ns, until_ns)``."""
-    bounds = zip(log.offsets[:-1], log.offsets[1:], strict=True)
-    rows = [slice(*(a + np.searchsorted(log.ns[a:b], (since_ns, until_ns)))) for a, b in bounds]
-    offsets = np.concatenate(([0], np.cumsum([r.stop - r.start for r in rows])))
-    return Arrivals(np.concatenate([log.ns[r] for r in rows]), offsets, np.concatenate([log.size[r] for r in rows]))
 
 
 class ReplayClock:

@@ -23,8 +23,11 @@ from partita.plugins.host import PluginHost
 from partita.ports import Discipline, Forecaster, Pool, Served
 from partita.replay.cluster import Delays, SimulatedCluster
 from partita.replay.disciplines import DISCIPLINES
+from partita.replay.failures import Failure
+from partita.replay.pools import AS_MEASURED, Variation
 from partita.replay.rehearsal import Rehearser
 from partita.replay.world import World
+from partita.traces.arrivals import ArrivalSource
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -158,18 +161,22 @@ def make_world(
     remember_s: float = 100.0,
     disciplines: Mapping[str, Discipline] = BUILT_IN,
     overheads: Overheads = NO_OVERHEADS,
+    variation: Variation = AS_MEASURED,
+    failures: Sequence[Failure] = (),
+    source: ArrivalSource | None = None,
 ) -> World:
-    """Put a world together from instants."""
-    source = Listed([s.name for s in services], instants, round(span_s * 1e9))
+    """Put a world together from instants, or from another source of requests."""
     return World(
         services,
-        source,
+        source or Listed([s.name for s in services], instants, round(span_s * 1e9)),
         cluster,
         disciplines,
         overheads,
         counted_s=(counted_from_s, span_s),
         log_delay_s=log_delay_s,
         remember_s=remember_s,
+        variation=variation,
+        failures=failures,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from partita.controller.cli.options import Database, database_options
+from partita.controller.cli.options import Database, command_line, database_options
 
 if TYPE_CHECKING:
     from partita.controller.config import Scenario
@@ -70,7 +70,8 @@ def demo(trace_file: Path | None, report: Path, policies: tuple[str, ...], quiet
         record = _import(dsn, trace_file, quiet, say)
         scenario, runs = _play(dsn, record, policies, quiet, say)
     title, speed = trace_file.name if trace_file else "A made-up day", _speed(scenario)
-    _show(scenario, runs, report, title=title if speed == 1.0 else f"{title}, played {speed:g} × as fast", quiet=quiet)
+    title = title if speed == 1.0 else f"{title}, played {speed:g} × as fast"
+    _show(scenario, runs, report, title=title, command=command_line(), quiet=quiet)
     say(f"The report is in {report}; a browser shows it, and it needs no network.")
     say(
         "Next: `partita explain` says why the last decision acted, `partita explain --list` lists all that did, "
@@ -129,18 +130,20 @@ def _play(dsn: str, record: ImportRecord, policies: tuple[str, ...], quiet: bool
             watch=watch,
             demand=demand,
             journal=lambda policy: ReplayJournal(dsn, policy=policy, scenario=scenario),
+            record_gpus=True,
         )
     return scenario, runs
 
 
-def _show(scenario: Scenario, runs: list[Run], report: Path, *, title: str, quiet: bool) -> None:
+def _show(scenario: Scenario, runs: list[Run], report: Path, *, title: str, command: str, quiet: bool) -> None:
     from partita.controller.cli.printing import print_scores
-    from partita.controller.comparison import course
+    from partita.controller.comparison import shown
     from partita.controller.report import write_report
     from partita.controller.results import result_document
 
     result = result_document(scenario, runs, seed=scenario.seed)
-    write_report(report, result, dict(zip(result["scores"], map(course, runs), strict=True)), title=title)
+    drawn = dict(zip(result["scores"], map(shown, runs), strict=True))
+    write_report(report, result, drawn, title=title, command=command)
     if not quiet:
         print_scores(result)
 

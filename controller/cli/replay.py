@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from partita.controller.cli.options import Database, database_options
+from partita.controller.cli.options import Database, command_line, database_options
 
 if TYPE_CHECKING:
     from partita.controller.config import Scenario
@@ -100,6 +100,8 @@ def replay(
     from partita.plugins.host import PluginHost
 
     wanted = _adjust(Scenario.load(scenario), policies, discipline, seed)
+    for remark in () if quiet else dict.fromkeys(wanted.remarks()):
+        click.echo(f"Note: {remark}.", err=True)
     names = list(wanted.policy_options())
     PluginHost.load().require(names)
     if json_file not in (None, "-"):
@@ -112,7 +114,7 @@ def replay(
         journal = False
 
     from partita.controller.cli.progress import watching
-    from partita.controller.comparison import compare, course
+    from partita.controller.comparison import compare, shown
     from partita.controller.demand import read_demand
 
     with ExitStack() as stack:
@@ -122,7 +124,14 @@ def replay(
             demand = read_demand(wanted, dsn=dsn)
         watch = stack.enter_context(watching(quiet=quiet, in_lines=True))
         runs = compare(
-            wanted, names, seed=wanted.seed, plugin_limit_s=plugin_limit_s, demand=demand, watch=watch, journal=journals
+            wanted,
+            names,
+            seed=wanted.seed,
+            plugin_limit_s=plugin_limit_s,
+            demand=demand,
+            watch=watch,
+            journal=journals,
+            record_gpus=report is not None,
         )
     result = result_document(wanted, runs, seed=wanted.seed)
     if json_file == "-":
@@ -132,8 +141,8 @@ def replay(
     if report is not None:
         from partita.controller.report import write_report
 
-        courses = dict(zip(result["scores"], map(course, runs), strict=True))
-        write_report(report, result, courses, title=scenario.stem)
+        drawn = dict(zip(result["scores"], map(shown, runs), strict=True))
+        write_report(report, result, drawn, title=scenario.stem, command=command_line())
     if not quiet and json_file != "-":
         from partita.controller.cli.printing import print_scores
 

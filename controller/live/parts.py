@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -14,6 +14,7 @@ from partita.controller.commands import after
 from partita.controller.loop import Loop
 from partita.errors import ConfigError
 from partita.executors.dry_run import DryRun
+from partita.executors.local.dispatcher import REPLAY_ONLY, preempts
 from partita.executors.local.executor import LocalExecutor
 from partita.executors.triton.api import Endpoint
 from partita.executors.triton.executor import TritonExecutor
@@ -21,7 +22,7 @@ from partita.executors.triton.loading import Patience as TritonPatience
 from partita.model.plan import Command
 from partita.plugins.fence import FencedCaller
 from partita.plugins.host import PluginHost
-from partita.ports import Book, Executor, Page
+from partita.ports import Book, Discipline, Executor, Page
 from partita.store.line import Line
 
 PLUGIN_LIMIT_S = 5.0
@@ -60,7 +61,7 @@ def _assembled(
     policy = file.policy_name()
     host.require([policy])
     disciplines = known_disciplines(host)
-    executor = _executor(file, book, host, list(disciplines))
+    executor = _executor(file, book, host, disciplines)
     if advisory is not None:
         executor = DryRun(executor, after, file.inventory(), told=advisory)
     settings = settings_of(file, seed=file.seed)
@@ -121,12 +122,12 @@ def counter_logs(file: ClusterFile, dsn: str) -> list[TritonCounterLog]:
     return [TritonCounterLog(dsn, url, services=services) for url in urls]
 
 
-def _executor(file: ClusterFile, book: Book, host: PluginHost, disciplines: list[str]) -> Executor:
+def _executor(file: ClusterFile, book: Book, host: PluginHost, disciplines: Mapping[str, Discipline]) -> Executor:
     entry = file.executor
     if entry.triton is not None:
         return _triton(file, entry.triton, book)
     if entry.local is not None:
-        return _local(entry.local, disciplines)
+        return _local(entry.local, runnable(file, disciplines))
     assert entry.plugin is not None
     brought, _ = host.brought("register_executors")
     if entry.plugin.name not in brought:
@@ -155,6 +156,14 @@ def _triton(file: ClusterFile, entry: TritonEntry, book: Book) -> Executor:
         ),
         reload=entry.reload,
     )
+
+
+def runnable(file: ClusterFile, disciplines: Mapping[str, Discipline]) -> list[str]:
+    """Name the disciplines that the local runtime can batch by; ConfigError if the file's is one that it cannot."""
+    name = file.discipline.name
+    if name in disciplines and preempts(disciplines[name]):
+        raise ConfigError(REPLAY_ONLY.format(name), key="discipline.name", value=name)
+    return [known for known, discipline in disciplines.items() if not preempts(discipline)]
 
 
 def _local(entry: LocalEntry, disciplines: list[str]) -> Executor:

@@ -13,6 +13,7 @@ from partita.client import AsyncRequestLog
 from partita.controller.assembly import delays, known_disciplines
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.live.audit import log_as_json
+from partita.controller.live.parts import runnable
 from partita.executors.local.daemon import serve
 from partita.executors.local.settings import Device, Settings
 from partita.executors.local.sinks import JsonLines, Sink
@@ -24,6 +25,8 @@ def serve_runtime(file: ClusterFile, *, host: str, port: int, dsn: str | None, l
     """Run the runtime of a cluster file until it is told to end."""
     entry = file.executor.local
     assert entry is not None
+    known = known_disciplines(PluginHost.load())
+    runnable(file, known)
     log_as_json()
     services, takes = file.services(), delays(file)
     kind: Literal["emulated", "torch"] = entry.device
@@ -42,7 +45,6 @@ def serve_runtime(file: ClusterFile, *, host: str, port: int, dsn: str | None, l
         sinks.append(AsyncRequestLog(dsn, writer=f"runtime {socket.gethostname()}:{port}"))
     if log_file is not None:
         sinks.append(JsonLines(log_file))
-    known = known_disciplines(PluginHost.load())
     serve(
         settings,
         known,

@@ -20,6 +20,13 @@ from partita.model.cluster import Route, SubCluster
 from partita.model.load import Arrivals
 from partita.ports import Discipline, Served
 
+REPLAY_ONLY = "the discipline {} may cut running batches short, which can be replayed but not done live"
+
+
+def preempts(discipline: Discipline) -> bool:
+    """Say whether a discipline tells of a batch only when it is done: too late for an instance that is to run it."""
+    return bool(getattr(discipline, "preempts", False))
+
 
 class Astray(Exception):
     """A discipline raised or gave an account that does not add up; `requests` are those it held."""
@@ -101,6 +108,8 @@ class Dispatcher:
                 return f"sub-cluster {plan.name} serves nothing"
             if strange := sorted({b.discipline for b in plan.batching} - self._disciplines.keys()):
                 return f"there is no discipline {strange[0]}"
+            if late := sorted(b.discipline for b in plan.batching if preempts(self._disciplines[b.discipline])):
+                return f"sub-cluster {plan.name}: {REPLAY_ONLY.format(late[0])}"
             try:
                 self._fresh(plan, 1)
             except Exception as refusal:  # third parties bring disciplines, and what they do not like they raise

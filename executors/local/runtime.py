@@ -17,7 +17,7 @@ import structlog
 from numpy.typing import NDArray
 
 from partita.errors import Failed
-from partita.executors.local.dispatcher import Astray, Dispatcher, Group
+from partita.executors.local.dispatcher import Astray, Dispatcher, Group, preempts
 from partita.executors.local.fleet import Fleet
 from partita.executors.local.machine import Machine
 from partita.executors.local.meters import Meters
@@ -95,6 +95,8 @@ class Runtime:
         at_ns = time.monotonic_ns()
         one = Arrivals(np.array([at_ns], np.int64), np.array([0] + [1] * count), np.ones(1, np.float32))
         for name, discipline in self._disciplines.items():
+            if preempts(discipline):
+                continue
             group = SubCluster("warm-up", (instance,), (service.name,), (Batching(name),))
             try:
                 pool = self._make_pool(group, np.zeros(1, np.int64), np.zeros(1, np.int64))

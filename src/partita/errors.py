@@ -3,6 +3,7 @@
 PartitaError
 ├── ConfigError              a setting is missing or wrong (names file, key, value)
 ├── TraceError               a trace or log cannot be used (names file, row, column)
+│   └── DrawingEnded         the process that draws its requests has ended before its time
 ├── StoreError               the database is away or its schema is not ours
 │   └── NotLeading           another controller leads, or our own term is over
 ├── ForecastError            too little history for the model asked
@@ -52,6 +53,12 @@ class TraceError(PartitaError):
         if column is not None:
             where += f", column {column}"
         super().__init__(f"{where}: {message}")
+
+
+class DrawingEnded(TraceError):
+    """The process that draws the requests of a trace has ended before its time."""
+
+    exit_code = 1
 
 
 class StoreError(PartitaError):

@@ -263,8 +263,9 @@ class Discipline(Protocol):
 
     The services of a pool batch alike but for their largest batch, unless the discipline has a true attribute
     `by_service`: then it takes each service's parameters from `pool.parameters_of`. Likewise `blind` says that it does
-    not look at deadlines (half an SLO bounds its largest batch then), and `max_batch_as_set` that it runs the largest
-    batch it is given, whatever the SLO.
+    not look at deadlines (half an SLO bounds its largest batch then), `max_batch_as_set` that it runs the largest batch
+    it is given, whatever the SLO, and `preempts` that it may cut a running batch short, so that a batch is in the
+    account only when it is done: no instance can be told of it when it begins, and the discipline is for replay only.
     """
 
     @property

@@ -3,9 +3,9 @@
 Poisson arrivals, handed over in chunks of ten seconds as the simulated world does; timed is `Discipline.advance` alone,
 as CPU time after compilation. Load is the offered rate over the staggered bound of the instances.
 
-Deferred batching is also measured against the same rules in plain C (``deferred.c``, compiled here by gcc -O3): both are
-handed the same arrays in turns, must give the same account, and are timed without what surrounds them in `advance`. It
-fails if compiled Python is below half of C's speed, or below the rates that ``LEAST`` names.
+Deferred batching is also measured against the same rules in plain C (``deferred.c``, compiled here by gcc -O3): both
+are handed the same arrays in turns, must give the same account, and are timed without what surrounds them in
+`advance`. It fails if compiled Python is below half of C's speed, or below the rates that ``LEAST`` names.
 """
 
 from __future__ import annotations

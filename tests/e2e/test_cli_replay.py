@@ -173,3 +173,13 @@ def test_who_misses_a_target_is_marked(capsys: pytest.CaptureFixture[str]) -> No
     table = run(capsys, "replay", "tight.yaml")
     assert re.search(r"^ ?fixed \* ", table, re.MULTILINE)
     assert re.search(r"^\* fixed misses the target of resnet50 \([\d.]+ % of 99 %\)$", table, re.MULTILINE)
+
+
+def test_what_was_done_to_measured_latencies_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.csv").write_text("batch,latency_ms\n1,9\n8,8\n")
+    text = MEASUREMENT.replace("{alpha_ms: 1.053, beta_ms: 5.072}", "{table: t.csv}")
+    Path("table.yaml").write_text(text + "policies: [static, reactive]\n")
+    main(["replay", "table.yaml"])
+    note = "Note: t on whole: batch 8 took 8 ms, less than batch 1: raised to its 9 ms.\n"
+    assert capsys.readouterr().err.count(note) == 1
+    run(capsys, "replay", "table.yaml", "--quiet")

@@ -167,6 +167,10 @@ def test_a_size_beyond_every_route_is_served_by_nobody() -> None:
         (group("x", "ad"), "unknown service d"),
         (group("x", "a", "none such"), "no discipline none such"),
         (SubCluster("x", (FIRST,), (), ()), "serves nothing"),
+        (
+            group("x", "a", "shepherd"),
+            "shepherd may cut running batches short, which can be replayed but not done live",
+        ),
         (group("x", "a", "deferred", options=(("drop", "sometimes"),)), "sometimes"),
     ],
 )

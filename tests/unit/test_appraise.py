@@ -7,9 +7,10 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from miniature import DEFERRED, gpus, service
+from miniature import DEFERRED, SECOND, cut, gpus, service
 
 from partita.controller.appraise import CERTAINTY, Prices, appraise
+from partita.controller.commands import commands_for
 from partita.controller.reconcile import Wishes, build
 from partita.model.cluster import Instance, SubCluster
 from partita.model.plan import (
@@ -28,7 +29,7 @@ from partita.model.plan import (
     StartReplicas,
     StopReplicas,
 )
-from partita.replay.cluster import Delays
+from partita.replay.cluster import Delays, SimulatedCluster
 from partita.replay.rehearsal import Rehearsed
 
 SERVICES = (service("a", attainment=0.99), service("b", attainment=0.9), service("c"))
@@ -119,3 +120,26 @@ def test_a_change_costs_the_time_that_gpus_are_away(commands: list[Command], gpu
     group = SubCluster("g", (*WHOLE, *HALVES), ("a",), (DEFERRED,))
     prices = Prices(PRICES.delays, (*INVENTORY, replace(INVENTORY[0], id="halved")))
     assert prices.change(commands, Plan((), (group,), ())) == pytest.approx(2.0 * gpu_seconds / 3600)
+
+
+@pytest.mark.parametrize("wish", [None, "3g.40gb@0,3g.40gb@4"])
+def test_a_change_is_priced_as_the_simulated_cluster_books_it(wish: str | None) -> None:
+    """Three idle GPUs become two that are cut otherwise: all kinds of delays count, each for its part of its GPU."""
+    delays = Delays(36.0, 18.0, create_s=5.0, destroy_s=3.0, drain_s=2.0, mps_restart_s=7.0)
+    other = "3g.40gb@0,3g.40gb@4" if wish is None else None
+    first, then = (
+        build(n, Wishes({g.id: cut(w) for g in INVENTORY}, WISHES.batching), SERVICES, INVENTORY, [1.0] * 3, "")
+        for n, w in ((3, wish), (2, other))
+    )
+    cluster = SimulatedCluster(INVENTORY, delays)
+    cluster.begin_with(first)
+    seen = cluster.observe(0)
+    commands = commands_for(then, seen)
+    if then.sub_clusters[0].instances[0].profile != "whole":
+        share = SetShare(then.sub_clusters[0].instances[0].id, 50.0, "")
+        commands = (*commands, share)
+    cluster.apply(commands, 0)
+    booked = 2.0 * cluster.away_gpu_seconds(0, 1000 * SECOND) / 3600
+    priced = Prices(delays, INVENTORY).change(commands, then, [s.instance for s in seen.instances])
+    assert priced == pytest.approx(booked)
+    assert booked > 0

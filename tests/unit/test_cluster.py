@@ -9,7 +9,7 @@ from miniature import SECOND, cut, gpus
 
 from partita.errors import Busy, Failed
 from partita.mig import Geometry
-from partita.model.cluster import Batching, Route, Status, SubCluster, instances_of
+from partita.model.cluster import Batching, Instance, Route, Status, SubCluster, instances_of
 from partita.model.plan import (
     Acquire,
     Command,
@@ -339,3 +339,87 @@ def test_a_command_for_what_is_not_free_yet_is_busy_and_changes_nothing(command:
         cluster.apply([command], 0)
     assert busy.value.command is command
     assert cluster.observe(0) == before
+
+
+# Times by command, and MPS shares ------------------------------------------------------------------------------------
+
+
+def with_delays(**delays: float) -> SimulatedCluster:
+    """Hold one GPU in halves that serve a, with these delays beside loading for 20 s and repartitioning for 4 s."""
+    cluster = SimulatedCluster(INVENTORY, Delays(20.0, 4.0, **delays))
+    group = SubCluster("all", instances_of(INVENTORY[0], HALVES), ("a",), (DEFERRED,))
+    cluster.begin_with(Plan((HeldGpu("gpu0", HALVES),), (group,), (Route("a", "all"),)))
+    return cluster
+
+
+def recut(cluster: SimulatedCluster, seconds: float) -> None:
+    """Drain and destroy both halves and create sevenths in their place."""
+    for half in list(cluster.slots):
+        apply(cluster, seconds, Drain(half, ("a",), ""), StopReplicas(half, ("a",), ""), DestroyInstance(half, ""))
+    apply(cluster, seconds, *create(0, SEVENTHS))
+
+
+@pytest.mark.parametrize(
+    ("delays", "busy_s", "created_s"),
+    [
+        ({}, 0.0, 14.0),  # at 10 s, and 4 s of repartition
+        ({"create_s": 1.5}, 0.0, 11.5),
+        ({"destroy_s": 3.0}, 0.0, 17.0),
+        ({"drain_s": 5.0}, 0.0, 19.0),
+        ({"drain_s": 5.0, "destroy_s": 3.0, "create_s": 1.5}, 0.0, 19.5),
+        ({"drain_s": 5.0, "destroy_s": 3.0}, 12.0, 22.0),  # the batch ends before the drain does
+        ({"drain_s": 5.0, "destroy_s": 3.0}, 16.0, 23.0),  # and after it
+    ],
+)
+def test_each_command_takes_its_own_time(delays: dict[str, float], busy_s: float, created_s: float) -> None:
+    cluster = with_delays(**delays)
+    if busy_s:
+        run_until(cluster, "gpu0/3g.40gb@0", busy_s)
+    recut(cluster, 10.0)
+    assert {slot.created_ns for slot in cluster.slots.values()} == {at(created_s)}
+
+
+def test_a_drained_gpu_is_paid_until_it_is_destroyed() -> None:
+    cluster = with_delays(drain_s=5.0, destroy_s=3.0)
+    for half in list(cluster.slots):
+        apply(cluster, 10.0, Drain(half, ("a",), ""), DestroyInstance(half, ""))
+    apply(cluster, 10.0, Release("gpu0", ""))
+    assert held_s(cluster, 0.0, 100.0) == 18.0
+    assert away_s(cluster) == pytest.approx(8.0 * part(2, HALVES))
+
+
+@pytest.mark.parametrize(("delays", "ready_s"), [({}, 30.0), ({"mps_restart_s": 6.0}, 16.0)])
+def test_setting_a_share_starts_the_models_process_anew(delays: dict[str, float], ready_s: float) -> None:
+    """A change never reaches a running client: at 10 s the process ends, and it answers again when it has loaded."""
+    cluster = with_delays(**delays)
+    apply(cluster, 10.0, SetShare("gpu0/3g.40gb@0", 50.0, ""))
+    assert status(cluster, ready_s - 0.001, "gpu0/3g.40gb@0") is Status.LOADING
+    assert status(cluster, ready_s, "gpu0/3g.40gb@0") is Status.READY
+    assert cluster.slots["gpu0/3g.40gb@0"].instance.gpu_percent == 50.0
+    # Loading a model that is new there takes its own time.
+    apply(cluster, 40.0, start("gpu0/3g.40gb@4", "b"))
+    assert status(cluster, 59.9, "gpu0/3g.40gb@4") is Status.LOADING
+
+
+def share(name: str, percent: float, profile: str = "whole", start_: int = 0) -> Instance:
+    return Instance(name, "gpu0", 40.0, profile, start_, percent)
+
+
+def test_shares_of_one_place_stand_beside_each_other_under_numbers_of_their_own() -> None:
+    cluster = SimulatedCluster(INVENTORY, DELAYS)
+    apply(cluster, 0.0, Acquire("gpu0", ""))
+    apply(cluster, 0.0, *(CreateInstance(share(f"s{n}", p), "") for n, p in enumerate((50.0, 25.0, 25.0))))
+    assert [slot.number for slot in cluster.slots.values()] == [0, 16, 17]
+    with pytest.raises(Busy):
+        apply(cluster, 1.0, CreateInstance(share("all", 100.0), ""))
+    with pytest.raises(Busy):
+        apply(cluster, 1.0, CreateInstance(share("half", 50.0, "3g.40gb"), ""))
+
+
+def test_shares_inside_mig_instances() -> None:
+    cluster = with_delays()
+    apply(cluster, 1.0, DestroyInstance("gpu0/3g.40gb@4", ""))
+    apply(cluster, 1.0, *(CreateInstance(share(n, 50.0, "3g.40gb", 4), "") for n in "xy"))
+    assert [slot.number for slot in cluster.slots.values()] == [0, 4, 16]
+    with pytest.raises(Busy):
+        apply(cluster, 2.0, CreateInstance(share("z", 50.0, "3g.40gb", 0), ""))

@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from partita.controller import cluster_file
 from partita.controller.cluster_file import ClusterFile
 from partita.controller.entries import Entry
-from partita.controller.live.parts import checked
+from partita.controller.live.parts import NO_BOOK, assemble, checked
 from partita.controller.live.patience import Patience
+from partita.controller.live.runtime import serve_runtime
 from partita.controller.recorded import file_of
 from partita.controller.scenario_file import parse
 from partita.controller.state import OnDrift, OnMissing
@@ -163,6 +164,21 @@ def test_what_shows_only_when_parts_are_put_together(given: str, sentence: str) 
     with pytest.raises(Exception, match=sentence) as caught:
         checked(read(FILE + given))
     assert getattr(caught.value, "exit_code", None) == 2
+
+
+def test_a_discipline_that_can_only_be_replayed_is_refused_by_the_local_runtime_and_its_executor() -> None:
+    file = read(FILE.replace(TRITON, "local: {}") + "discipline: {name: shepherd}\n")
+    sentence = (
+        "discipline.name: the discipline shepherd may cut running batches short, which can be replayed but not done"
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        checked(file)
+    with pytest.raises(ConfigError, match=sentence):
+        serve_runtime(file, host="127.0.0.1", port=0, dsn=None, log_file=None)
+    parts = assemble(read(FILE.replace(TRITON, "local: {}")), NO_BOOK)
+    parts.close()
+    assert set(parts.executor.capabilities.disciplines or ()) >= {"deferred", "timeout"}
+    assert "shepherd" not in (parts.executor.capabilities.disciplines or ())
 
 
 def test_an_executor_that_no_plugin_brings() -> None:

@@ -96,9 +96,10 @@ def test_settings_become_values() -> None:
 
 def test_another_discipline_keeps_the_keys_it_has() -> None:
     entry = measured(
-        f"[{{name: a, slo_ms: 50, latency: {LINE}}}]", more="discipline: {name: timeout, timeout_ms: 5, drop: timeout}"
+        f"[{{name: a, slo_ms: 50, latency: {LINE}}}]", more="discipline: {name: clipper, timeout_ms: 5, drop: timeout}"
     )
     assert entry.discipline.renamed("eager").batching() == Batching("eager", 0.0, None, (("drop", "timeout"),))
+    assert entry.discipline.renamed("timeout").batching() == Batching("timeout", 0.005)
 
 
 @pytest.mark.parametrize("number", ["1e3", "1E3", "1.0e+3", "1000", "+1e3"])

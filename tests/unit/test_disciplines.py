@@ -8,18 +8,19 @@ b = 7. Deadlines are D = arrival + 25 ms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from partita.controller.entries import BUILT_IN, OF_SOME, DisciplineEntry
 from partita.errors import ConfigError
 from partita.model.load import Arrivals
 from partita.model.service import LatencyCurve
 from partita.ports import Discipline, Pool, Served
-from partita.replay.disciplines import DISCIPLINES, Deferred, Eager, Timeout
+from partita.replay.disciplines import DISCIPLINES, Adaptive, Deferred, Eager, Timeout
 
 MS = 1_000_000
 
@@ -186,6 +187,103 @@ class TestDeferred:
         assert finish_ms(served) == [125] * 9 + [0] * 2
 
 
+class TestOptionsOfDeferred:
+    """Other windows, drop rules, matches and orders."""
+
+    @pytest.mark.parametrize(
+        ("window", "share", "requests", "start_ms"),
+        [
+            ("frontrun", 0.1, 1, 18),  # 25 - L(2)
+            ("latest", 0.1, 1, 19),  # 25 - L(1)
+            ("slo-share", 0.1, 1, 2.5),
+            ("slo-share", 0.5, 1, 12.5),
+            ("slo-share", 1.0, 1, 19),  # at most the latest start
+            ("beta-lambda", 0.1, 1, 0),  # no rate is known, so that waiting seems to bring nobody
+            ("queueing-delay", 0.1, 1, 0),  # no batch came before
+            ("target-batch", 0.1, 6, 13),  # 25 - L(7); the target is 7
+            ("target-batch", 0.1, 7, 0),
+            ("credit", 0.1, 6, 13),  # 6 · L(7) / 7 = 10.3 is less than L(6) = 11
+            ("credit", 0.1, 7, 0),
+        ],
+    )
+    def test_windows(self, window: str, share: float, requests: int, start_ms: float) -> None:
+        served = serve(Deferred(), [0] * requests, window=window, wait_share=share)
+        assert batches(served) == [(10, 0, requests, start_ms)]
+
+    def test_queueing_delay_counts_from_the_last_start(self) -> None:
+        # The first goes at once. No rate is known: the next goes SLO / 2 later.
+        assert batches(serve(Deferred(), [2, 3], window="queueing-delay")) == [(10, 0, 1, 2), (10, 0, 1, 14.5)]
+        # 100 in two bins: 1 a ms, and L(b)·(1 + 1/n) = b + 5 + b ≤ 25 up to the target b = 10.
+        early = np.linspace(0, 49, 100)
+        served = serve(Deferred(), [*early, 100, 101], case=Case(free_ms=[0] * 20), window="queueing-delay")
+        assert batches(served)[-1] == (10, 0, 1, 110)  # 100 + 10 / 1
+
+    def test_an_account_lets_a_small_batch_go_after_a_large_one(self) -> None:
+        # Ten save 10 · 12 / 7 - 15 = 2.14 ms; five more cost 10 - 5 · 12 / 7 = 1.43, and two 7 - 2 · 12 / 7 = 3.57.
+        for more, start_ms in ((5, 30), (2, 47)):  # 47 = 30 + 25 - L(3)
+            served = serve(Deferred(), [0] * 10 + [30] * more, window="credit")
+            assert batches(served) == [(10, 0, 10, 0), (10, 0, more, start_ms)]
+
+    def test_without_drops_late_requests_go_first(self) -> None:
+        # At 30 the first is late. It goes alone; the second has D = 53 and goes at 53 - L(2).
+        case = Case(free_ms=[30])
+        assert finish_ms(serve(Deferred(), [0, 28], case=case, drop="never")) == [36, 52]
+        assert finish_ms(serve(Deferred(), [0, 28], case=case)) == [-1, 52]
+
+    def test_a_service_that_looks_for_itself_tries_again_when_a_request_arrives(self) -> None:
+        # No instance is free at 18; one is at 18.5, in time (19), but looks for nobody. At 18.7 the service does.
+        case = Case(free_ms=[18.5])
+        assert finish_ms(serve(Deferred(), [0], case=case)) == [24.5]
+        assert finish_ms(serve(Deferred(), [0], case=case, match="service")) == [0]
+        assert finish_ms(serve(Deferred(), [0, 18.7], case=case, match="service")) == [24.7, 42.7]
+
+    def test_an_instance_that_looks_for_itself_is_the_one_free_first(self) -> None:
+        case = Case(free_ms=(8, 0, 4))
+        assert batches(serve(Deferred(), [0], case=case, match="instance")) == [(11, 0, 1, 18)]
+
+    @pytest.mark.parametrize(
+        ("order", "slo_ms", "first"),
+        [
+            # Eight of service 0 (L = 13) and one of service 1 (L = 6) wait for an instance.
+            ("last-start", (31, 30), 0),  # 31 - 13 = 18, 30 - 6 = 24
+            ("deadline", (31, 30), 1),
+            ("last-start", (60, 30), 1),  # 47, 24
+            ("efficiency", (60, 30), 0),  # (8 / 13) / (25 / 30) = 0.74, (1 / 6) / (10 / 15) = 0.25
+        ],
+    )
+    def test_whom_an_instance_takes(self, order: str, slo_ms: Sequence[float], first: int) -> None:
+        served = serve(Eager(), [0] * 8, [0], case=Case(free_ms=[10], slo_ms=slo_ms), order=order)
+        assert [int(s) for s in served.batch_service] == [first, 1 - first]
+
+    def test_what_came_before_a_pool_took_its_service_up_is_taken_in_at_once(self) -> None:
+        pool = Case(slo_ms=[25, 25]).pool({})
+        arrivals = Arrivals(_ns([1, 2, 3]), np.array([0, 3, 3]), np.zeros(3, np.float32))
+        discipline, state = Eager(), Eager().initial_state(2)
+        state, served = discipline.advance(state, arrivals, replace(pool, active=np.array([1])), 10 * MS)
+        assert batches(served) == []
+        _, served = discipline.advance(state, Arrivals.empty(2), pool, 1000 * MS)
+        assert batches(served) == [(10, 0, 3, 10)]
+
+
+class TestAdaptive:
+    """Deferred until the load is measured, and for as long as instances abound."""
+
+    def test_before_the_load_is_measured_it_defers(self) -> None:
+        assert batches(serve(Adaptive(), [0])) == [(10, 0, 1, 18)]
+
+    @pytest.mark.parametrize(("instances", "early"), [(1, True), (2, False)])
+    def test_it_starts_early_where_instances_are_few(self, instances: int, early: bool) -> None:
+        # One request in 2.5 ms: deferral reaches (1 + 0.4 · 19) / 1.4 = 6.1, and keeps 0.4 · (1 + 5 / 6.1) = 0.73
+        # instances busy. One is (1 - 0.73) / √0.73 = 0.32 swings more, two are 1.5. With one, batches of
+        # 5 · 0.4 = 2 may start: while one of b runs, 0.4 · (b + 5) arrive, so that b = 3.3.
+        served = serve(Adaptive(), np.arange(0, 3000, 2.5), case=Case(free_ms=[0] * instances), until_ms=3000)
+        before = served.batch_start_ns < 500 * MS
+        after = (served.batch_start_ns > 600 * MS) & (served.batch_start_ns < 2900 * MS)
+        assert served.batch_size[before].mean() > 5.5
+        assert (served.batch_size[after].mean() < 3.7) == early
+        assert (served.batch_size[after].mean() > 5.5) != early
+
+
 class TestEager:
     """Batches start as soon as an instance is free."""
 
@@ -244,7 +342,11 @@ class TestTimeout:
 @pytest.mark.parametrize(
     ("discipline", "key", "value"),
     [
-        (Deferred(), "drop", "never"),
+        (Deferred(), "drop", "sometimes"),
+        (Deferred(), "window", "frontrunner"),
+        (Deferred(), "match", "nobody"),
+        (Deferred(), "order", "oldest"),
+        (Adaptive(), "order", "oldest"),
         (Eager(), "gpu_choice", "random"),
         (Timeout(), "gpu_choice", "random"),
         (Timeout(), "queue_policy", "delay"),
@@ -259,8 +361,22 @@ def test_a_wrong_parameter_is_named(discipline: Discipline, key: str, value: str
         serve(discipline, [0], **wrong)
 
 
-def test_the_built_in_disciplines_have_different_names() -> None:
-    assert sorted(d.name for d in DISCIPLINES) == ["deferred", "eager", "timeout", "triton"]
+def test_the_built_in_disciplines_are_those_that_scenarios_know() -> None:
+    assert sorted(d.name for d in DISCIPLINES) == sorted(BUILT_IN)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_an_entry_keeps_what_another_discipline_has_too(name: str) -> None:
+    """From deferred to each other one, and what it does not have is refused by name."""
+    given = {"drop": "window", "gpu_choice": "earliest"}
+    entry = DisciplineEntry.model_validate(given | {"name": "deferred", "max_batch": 4}).renamed(name)
+    assert (entry.name, entry.max_batch) == (name, 4)
+    for key, value in given.items():
+        if name in OF_SOME[key]:
+            assert getattr(entry, key) == value
+        else:
+            with pytest.raises(ValueError, match=f"the discipline {name} has no {key}; deferred, eager, "):
+                DisciplineEntry.model_validate({"name": name, key: value})
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def test_static_holds_no_more_than_there_is_and_says_so() -> None:
 def test_static_remembers_its_size_until_the_gpus_are_cut_otherwise() -> None:
     first = hold({"peak_rps.one": 400.0})
     assert hold({"peak_rps.one": 400.0}, first.memory) == first
-    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": ["whole", 1.0], "gpus": 7})) == 7
-    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": ["3g.40gb", 2.0], "gpus": 7})) == 5
+    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": ["whole", 1.0, 100.0], "gpus": 7})) == 7
+    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": ["3g.40gb", 2.0, 100.0], "gpus": 7})) == 5
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from miniature import MS, SECOND, service
 
 from partita.kernels.tally import FLOOR_NS, PER_OCTAVE
 from partita.model.load import Arrivals
+from partita.model.service import Service
 from partita.model.staggered import NO_OVERHEADS, Overheads, fluid_rps, staggered_rps
 from partita.ports import Served
 from partita.replay.score import Holding, Tally
@@ -73,6 +74,16 @@ def test_a_record_worked_by_hand() -> None:
     assert score.utilisation == pytest.approx(0.052 / 20)
 
 
+def test_a_batch_of_nobody_is_no_batch_but_was_busy() -> None:
+    """One that was cut short after 30 ms, in the counted span."""
+    tally = example()
+    tally.add(served([[], [], []], [(0, 0, 0, 6000, 6030)]))
+    score = tally.score(HOLDING, NO_OVERHEADS)
+    assert (score.batches, score.mean_batch) == (5, 6 / 5)
+    assert score.utilisation == pytest.approx((0.052 + 0.030) / 20)
+    assert tally.histograms().batch_size[0] == 0
+
+
 def test_percentiles_are_within_their_class() -> None:
     score = example().score(HOLDING, NO_OVERHEADS)
     half = 2 ** (0.5 / PER_OCTAVE) - 1 + 1e-9
@@ -105,6 +116,16 @@ def test_bounds_are_those_of_the_mix_and_the_gpus_held() -> None:
     assert score.bound_staggered_rps == staggered_rps(SERVICES, mix, 4.0, profile="3g.40gb", overheads=overheads)
     assert score.bound_fluid_rps == fluid_rps(SERVICES, mix, 4.0, profile="3g.40gb")
     assert score.utilisation == pytest.approx(0.052 / 40)
+
+
+def test_bounds_of_shares_are_those_of_their_own_latency() -> None:
+    """Four halves of a GPU, each as fast as a MIG half: the bounds are the same."""
+    halves = [replace(s.curve("3g.40gb"), profile="whole", gpu_percent=50.0) for s in SERVICES]  # type: ignore[type-var]
+    shared = [Service.measured(s.name, s.slo_s, s.attainment, 1.0, [c]) for s, c in zip(SERVICES, halves, strict=True)]
+    mix = [0.5, 0.5, 0.0]
+    for bound in (staggered_rps, fluid_rps):
+        assert bound(shared, mix, 4.0, gpu_percent=50.0) == bound(SERVICES, mix, 4.0, profile="3g.40gb") > 0
+        assert bound(shared, mix, 4.0) == 0.0
 
 
 def test_nothing_offered_is_nothing_missed() -> None:

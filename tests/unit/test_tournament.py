@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from partita.kernels import NEVER
-from partita.kernels.tournament import first_within, grow, put, smallest
+from partita.kernels import NEVER, callable_from_python, tournament
+from partita.kernels.tournament import grow
+
+first_within, put, smallest = map(callable_from_python, (tournament.first_within, tournament.put, tournament.smallest))
 
 
 @pytest.mark.parametrize("leaves", [1, 2, 3, 7, 8, 9, 33])

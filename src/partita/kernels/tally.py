@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels import lean
+from partita.kernels import NEVER, lean
 from partita.kernels.batches import DROPPED, QUEUED
 
 OFFERED, GOOD, LATE, DROPPED_COUNT = 0, 1, 2, 3
@@ -18,11 +18,39 @@ CLASSES = 36 * PER_OCTAVE
 """Histogram classes: 32 an octave (2.2 % wide) from 1 us to 19 hours."""
 
 
+_MANTISSA_BITS, _CELL_BITS = 52, 8
+_SHIFT = _MANTISSA_BITS - _CELL_BITS
+"""A time as a float begins, sign apart, with its octave; this far on come the first bits of its place in it."""
+
+
+def _first_of_each_class() -> NDArray[np.int64]:
+    """Return the smallest time, in ns, of each class; none is in the class after the last."""
+    edges = np.ceil(FLOOR_NS * 2 ** (np.arange(CLASSES + 1) / PER_OCTAVE)).astype(np.int64)
+    edges[0], edges[-1] = 0, NEVER
+    return edges
+
+
+def _class_of_each_cell() -> NDArray[np.int16]:
+    """Return the class at the beginning of each cell, 256 an octave, so that none holds more than one edge."""
+    last = int(np.float64(_FIRST[-2]).view(np.int64)) >> _SHIFT
+    begins = (np.arange(_LOWEST, last + 1) << _SHIFT).view(np.float64)
+    return (np.searchsorted(_FIRST, begins, side="right") - 1).astype(np.int16)
+
+
+_FIRST = _first_of_each_class()
+_LOWEST = int(np.float64(FLOOR_NS).view(np.int64)) >> _SHIFT
+_CELLS = _class_of_each_cell()
+
+
 @lean
 def _class_of(ns: int) -> int:
+    """Return the class of a time, looked up by the first bits of its float: a logarithm takes several times as long."""
     if ns <= FLOOR_NS:
         return 0
-    return min(CLASSES - 1, int(np.log2(ns / FLOOR_NS) * PER_OCTAVE))
+    if ns >= _FIRST[CLASSES - 1]:
+        return CLASSES - 1
+    k = _CELLS[(np.float64(ns).view(np.int64) >> _SHIFT) - _LOWEST]
+    return k + 1 if ns >= _FIRST[k + 1] else k
 
 
 @njit(cache=True)
@@ -45,21 +73,33 @@ def tally(
     Good is a finish strictly before arrival + SLO.
     """
     for s in range(offsets.shape[0] - 1):
+        dropped = good = late = counted_dropped = counted_good = counted_late = 0
         for row in range(offsets[s], offsets[s + 1]):
-            if finish[row] == QUEUED:
+            at, end = ns[row], finish[row]
+            if end == QUEUED:
                 continue
-            latency = finish[row] - ns[row]
-            fate = DROPPED_COUNT if finish[row] == DROPPED else GOOD if latency < slo[s] else LATE
-            settled[s, OFFERED] += 1
-            settled[s, fate] += 1
-            if ns[row] < counted_from or ns[row] >= counted_to:
+            inside = counted_from <= at < counted_to
+            if end == DROPPED:
+                dropped += 1
+                counted_dropped += inside
                 continue
-            counts[s, OFFERED] += 1
-            counts[s, fate] += 1
-            if fate == DROPPED_COUNT:
-                continue
-            latencies[_class_of(latency)] += 1
-            queueing[_class_of(start[row] - ns[row])] += 1
+            if end - at < slo[s]:
+                good += 1
+                counted_good += inside
+            else:
+                late += 1
+                counted_late += inside
+            if inside:
+                latencies[_class_of(end - at)] += 1
+                queueing[_class_of(start[row] - at)] += 1
+        settled[s, OFFERED] += good + late + dropped
+        settled[s, GOOD] += good
+        settled[s, LATE] += late
+        settled[s, DROPPED_COUNT] += dropped
+        counts[s, OFFERED] += counted_good + counted_late + counted_dropped
+        counts[s, GOOD] += counted_good
+        counts[s, LATE] += counted_late
+        counts[s, DROPPED_COUNT] += counted_dropped
 
 
 @njit(cache=True)
