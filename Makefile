@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-live install triton test test-all browser lint format bench bench-fidelity bench-policies bench-days bench-log clean
+.PHONY: help demo demo-live install triton test test-all browser lint format bench bench-fidelity bench-goodput bench-policies bench-days bench-log clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -65,6 +65,9 @@ bench-log: $(TEST) ## measure how many requests a second the live log takes (min
 
 bench-fidelity: $(TEST) ## compare the disciplines with reference schedulers (needs PARTITA_REFERENCE_DIR)
 	@$(BIN)/python tests/bench/bench_fidelity.py
+
+bench-goodput: $(TEST) ## compare the goodput of all disciplines over many workloads (half an hour)
+	@$(BIN)/python tests/bench/bench_goodput.py
 
 bench-policies: $(TEST) ## compare the policies on real traces (needs PARTITA_REFERENCE_DIR; minutes)
 	@$(BIN)/python tests/bench/bench_policies.py

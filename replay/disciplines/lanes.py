@@ -48,7 +48,7 @@ class Hall:
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class Round:
     """One advance: its requests, where they wait (places in this pool), what became of them, and the batches."""
 
     requests: Arrivals
@@ -62,7 +62,7 @@ class Session:
     _shown: NDArray[np.int64] = field(default_factory=lambda: NOBODY)
 
     @classmethod
-    def open(cls, hall: Hall, arrivals: Arrivals, pool: Pool) -> Session:
+    def open(cls, hall: Hall, arrivals: Arrivals, pool: Pool) -> Round:
         """Let new arrivals join; whoever waits at an instance that is gone waits nowhere."""
         requests = join(hall.waiting, arrivals)
         hands = Hands(np.full(len(requests), NOWHERE), np.zeros(len(requests), np.int64))

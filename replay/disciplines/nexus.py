@@ -19,7 +19,7 @@ from partita.kernels.lanes import UNIT
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
 from partita.replay.disciplines.backlog import common_choice
-from partita.replay.disciplines.lanes import Hall, Session, carried, instances_of
+from partita.replay.disciplines.lanes import Hall, Round, carried, instances_of
 from partita.replay.disciplines.squishy import (
     EMPTY,
     Packer,
@@ -94,13 +94,13 @@ class Nexus:
 
     def advance(self, state: NexusState, arrivals: Arrivals, pool: Pool, until_ns: int) -> tuple[NexusState, Served]:
         """Serve until `until_ns`; see `partita.ports.Discipline`."""
-        session = Session.open(state.hall, arrivals, pool)
+        this_round = Round.open(state.hall, arrivals, pool)
         rounds = carried(state.hall.number, pool.number, state.rounds, _first_rounds(pool))
         idle_ns = round(number(pool, "cycle_us", IDLE_US) * 1e3)
         at_ns = state.at_ns
         for end_ns, batch, throughput in _schedule(state.watch, arrivals, pool, at_ns, until_ns):
-            lanes = session.lanes(pool, shares(throughput), at_ns, end_ns, pool.control_ns + pool.data_ns)
-            session.logged = kernel.advance_nexus(
+            lanes = this_round.lanes(pool, shares(throughput), at_ns, end_ns, pool.control_ns + pool.data_ns)
+            this_round.logged = kernel.advance_nexus(
                 lanes,
                 instances_of(pool),
                 kernel.Plan(batch, pool.slo_ns - pool.response_ns, idle_ns),
@@ -109,12 +109,12 @@ class Nexus:
                 pool.free_at_ns,
                 at_ns,
                 end_ns,
-                session.log,
-                session.logged,
+                this_round.log,
+                this_round.logged,
             )
-            session.settle(lanes)
+            this_round.settle(lanes)
             at_ns = end_ns
-        hall, served = session.close(pool)
+        hall, served = this_round.close(pool)
         return NexusState(hall, rounds, state.watch, until_ns), served
 
 

@@ -16,7 +16,7 @@ from partita.kernels import temporal as kernel
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
 from partita.replay.disciplines.backlog import LONGEST_MS, common_choice
-from partita.replay.disciplines.lanes import Hall, Session, carried, in_turn, instances_of
+from partita.replay.disciplines.lanes import Hall, Round, carried, in_turn, instances_of
 
 IDLE = ("pass", "keep")
 DROP_RULES = ("window", "timeout")
@@ -58,14 +58,22 @@ class Temporal:
             targets(pool, common_choice(DROP_RULES, pool, "drop", "window")),
             common_choice(IDLE, pool, "idle", "pass") == "keep",
         )
-        session = Session.open(state.hall, arrivals, pool)
+        this_round = Round.open(state.hall, arrivals, pool)
         slices = carried(state.hall.number, pool.number, state.slices, _first_slices(pool))
-        lanes = session.lanes(pool, in_turn(pool), state.at_ns, until_ns, pool.control_ns + pool.data_ns)
-        session.logged = kernel.advance_temporal(
-            lanes, instances_of(pool), rules, pool.active, slices, pool.free_at_ns, state.at_ns, until_ns, session.log
+        lanes = this_round.lanes(pool, in_turn(pool), state.at_ns, until_ns, pool.control_ns + pool.data_ns)
+        this_round.logged = kernel.advance_temporal(
+            lanes,
+            instances_of(pool),
+            rules,
+            pool.active,
+            slices,
+            pool.free_at_ns,
+            state.at_ns,
+            until_ns,
+            this_round.log,
         )
-        session.settle(lanes)
-        hall, served = session.close(pool)
+        this_round.settle(lanes)
+        hall, served = this_round.close(pool)
         return TemporalState(hall, slices, until_ns), served
 
 

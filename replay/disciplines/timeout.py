@@ -25,7 +25,7 @@ from partita.replay.disciplines.backlog import (
     queue_limits_ns,
     settle_account,
 )
-from partita.replay.disciplines.lanes import Hall, Session, in_turn, instances_of
+from partita.replay.disciplines.lanes import Hall, Round, in_turn, instances_of
 
 QUEUE_PLACES = ("shared", "per-instance")
 
@@ -61,9 +61,9 @@ class Timeout:
         """Serve until `until_ns`; see `partita.ports.Discipline`."""
         filling, lead = fillings(pool), Lead(pool.control_ns, pool.data_ns)
         if common_choice(QUEUE_PLACES, pool, "queue", "shared") == "per-instance":
-            session = Session.open(state.hall, arrivals, pool)
-            lanes = session.lanes(pool, in_turn(pool), state.at_ns, until_ns, 0)
-            session.logged = advance_apart(
+            this_round = Round.open(state.hall, arrivals, pool)
+            lanes = this_round.lanes(pool, in_turn(pool), state.at_ns, until_ns, 0)
+            this_round.logged = advance_apart(
                 lanes,
                 pool.active,
                 instances_of(pool),
@@ -72,10 +72,10 @@ class Timeout:
                 pool.free_at_ns,
                 state.at_ns,
                 until_ns,
-                session.log,
+                this_round.log,
             )
-            session.settle(lanes)
-            hall, served = session.close(pool, pool.control_ns, pool.data_ns)
+            this_round.settle(lanes)
+            hall, served = this_round.close(pool, pool.control_ns, pool.data_ns)
             return TimeoutState(hall, until_ns), served
         requests = join(state.hall.waiting, arrivals)
         account, log = blank_account(requests)
