@@ -40,7 +40,8 @@ test: lint $(TEST) try-triton ## lint, then run every test that takes no more th
 	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(PURE)
 	@$(BIN)/python -m pytest -q -m "not slow" $(SERVED)
 
-test-all: lint $(TEST) try-triton ## lint, then run the slow tests too
+test-all: export PARTITA_EXAMPLES ?= 200
+test-all: lint $(TEST) try-triton ## lint, then run the slow tests too, and more examples of each property
 	@$(BIN)/python -m pytest -q -n auto $(PURE)
 	@$(BIN)/python -m pytest -q $(SERVED)
 

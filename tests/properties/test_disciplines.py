@@ -28,7 +28,7 @@ from partita.replay.disciplines.deferred import DROP_RULES, MATCHES, ORDERS, WIN
 MS = 1_000_000
 HALF = 500 * MS
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") != "1"
-EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "40"))
 FAMILY = ("deferred", "eager", "adaptive")
 TWINS: dict[str, tuple[Discipline, Discipline]] = {
     "deferred": (Deferred(), DeferredTwin()),

@@ -27,7 +27,7 @@ from partita.replay.cluster import Delays, SimulatedCluster
 from partita.replay.disciplines.shepherd import Shepherd
 from partita.replay.world import World
 
-EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "40"))
 
 examples = settings(
     max_examples=EXAMPLES,
