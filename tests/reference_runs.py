@@ -164,14 +164,18 @@ class Run:
     batch_size: NDArray[np.int64]
 
     def between(self, since_ns: NDArray[np.int64], length_ns: int) -> Tally:
-        """Count in a span, which begins for each service at an instant of its own, and for instances at the first."""
+        """Count in a span, which begins for each service at an instant of its own, and for instances at the first.
+
+        Batches that were cut short are left out, as the reference's log does.
+        """
         counts = np.diff(self.arrivals.offsets)
         age = self.arrivals.ns - np.repeat(since_ns, counts)
         here = (age >= 0) & (age < length_ns)
         since = int(since_ns.min())
         end = since + length_ns
-        batches = (self.batch_ns >= since) & (self.batch_ns < end) & (self.batch_size > 0)
-        busy = np.maximum(0, np.minimum(self.batch_end_ns, end) - np.maximum(self.batch_ns, since)).sum()
+        ran = self.batch_size > 0
+        batches = (self.batch_ns >= since) & (self.batch_ns < end) & ran
+        busy = np.maximum(0, np.minimum(self.batch_end_ns, end) - np.maximum(self.batch_ns, since))[ran].sum()
         return Tally(
             int(here.sum()),
             int(self.bad[here].sum()),
@@ -187,13 +191,14 @@ def read_workloads(folder: Path) -> dict[str, Workload]:
     for name, entry in json.loads((folder / "workloads.json").read_text()).items():
         law, _, shape = entry["arrival"].partition(":")
         columns = (tuple(float(m[key]) for m in entry["models"]) for key in ("alpha_ms", "beta_ms", "slo_ms", "share"))
-        found[name] = Workload(name, {"exp": 1.0, "const": 0.0}.get(law) if not shape else float(shape), *columns)
+        found[name] = Workload(name, float(shape) if shape else {"exp": 1.0, "const": 0.0}[law], *columns)
     return found
 
 
 def read_rows(folder: Path) -> tuple[list[Row], dict[str, int]]:
     """Read the rows of our systems, and count those of the others by system."""
-    workloads, rows, others = read_workloads(folder), [], {}
+    workloads, rows = read_workloads(folder), []
+    others: dict[str, int] = {}
     with (folder / "schedulers.csv").open() as file:
         for row in csv.DictReader(file):
             if row["system"] not in SYSTEMS:
@@ -355,8 +360,9 @@ def _gamma(shape: float, seed: int, count: int) -> NDArray[np.float64]:
     second kept for the next call), and then a power of a uniform one.
     """
     uniform = iter(_uniform(seed, 8 * count))
-    third, kept, found = shape + 1 - 1 / 3, [], np.empty(count)
+    third, found = shape + 1 - 1 / 3, np.empty(count)
     scale = 1 / sqrt(9 * third)
+    kept: list[float] = []
     for n in range(count):
         while True:
             if kept:
