@@ -123,7 +123,7 @@ def _take(state: TwinState, pool: Pool, s: int, batcher: Batcher, now: int) -> t
     free = [(n, until, i) for n, d in state.devices.items() for i, until in enumerate(d.taken_until_ns.get(s, []))]
     free = [(n, until, i) for n, until, i in free if until <= now]
     lowest_number = pool.parameters_of(s).get("gpu_choice", "min-id") == "min-id"
-    number, _, instance = min(free) if lowest_number else min(free, key=lambda f: (f[1], f[0]))
+    number, _, instance = min(free, key=lambda f: (f[0], f[2]) if lowest_number else (f[1], f[0]))
     device = state.devices[number]
     g = list(state.devices).index(number)
     riders = [request for request in state.queues[s] if request.ns <= now][: most(pool, g, s)]

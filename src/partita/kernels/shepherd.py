@@ -339,7 +339,7 @@ def _next_taker(s: int, since: int, now: int, q: Requests, board: Board, p: Inst
     """Return the lowest-numbered instance from `since` on that might take a batch of the service; -1 if none might.
 
     With what waits for the service, and what it runs there, a batch may be as large as the oldest waiting request
-    allows. Sizes that are not below that over the threshold need no look.
+    allows, if instances are clear at once. Sizes that are not below that over the threshold need no look.
     """
     waiting = board.services[s, COUNT]
     # A batch of its own service brings its requests along: waiting + size >= threshold * size.
@@ -348,6 +348,12 @@ def _next_taker(s: int, since: int, now: int, q: Requests, board: Board, p: Inst
     for k in range(p.max_batch.shape[0]):
         bound = int(share + 1e-9)
         if p.max_batch[k, s] == 0 or board.sizes[k, 1] > bound:
+            continue
+        if r.preemption_ns > 0:
+            # An instance that is clear later passes over more of the old requests, and its batch may be the larger one.
+            g = _next_within(board.sizes[k], since, bound)
+            if g >= 0 and (best < 0 or g < best):
+                best = g
             continue
         row, _, _ = _first_met(s, k, now, now, q, board, p, r)
         if row == NOBODY:
