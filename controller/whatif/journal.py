@@ -58,7 +58,7 @@ class SweepJournal:
         try:
             self._take_alone()
             self._read(json.loads(to_json(header)))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else would close the file, and its lock with it
             os.close(self._file)
             raise
 

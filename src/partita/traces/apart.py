@@ -105,7 +105,7 @@ class DrawnApart:
             _widen(self._process.stdout)
             with suppress(BrokenPipeError), self._process.stdin as pipe:
                 pipe.write(pickle.dumps(self._part))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: without __exit__ the process would outlive us
             self.close()
             raise
         return self
