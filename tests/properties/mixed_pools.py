@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from properties.test_disciplines import Run, Scenario, scenarios
+from properties.test_disciplines import Run, Scenario, assert_same, play, scenarios
 
+from partita.errors import ConfigError
 from partita.model.cluster import OptionValue
-from partita.ports import Kinds, Pool
+from partita.model.load import Arrivals
+from partita.ports import Discipline, Kinds, Pool
 
 Options = Mapping[str, OptionValue]
+Lead = Callable[[Pool, NDArray[np.int64]], NDArray[np.int64]]
+"""What lies between decision and start of batches of these sizes."""
 
 
 @st.composite
@@ -73,7 +78,7 @@ def refined(draw: st.DrawFn, scenario: Scenario) -> Scenario:
 def assert_lawful(
     run: Run,
     scenario: Scenario,
-    lead: Callable[[Pool, NDArray[np.int64]], NDArray[np.int64]],
+    lead: Lead,
     *,
     exact: bool = True,
 ) -> None:
@@ -130,3 +135,57 @@ def small_pool(*own: Options) -> Pool:
         free_at_ns=np.zeros(1, np.int64),
         by_service=own,
     )
+
+
+def lead_of_each(pool: Pool, size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what lies before a batch where every request makes its way when it arrives."""
+    return np.full(len(size), pool.control_ns + pool.data_ns)
+
+
+def lead_of_batch(pool: Pool, size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what lies before a batch where its requests make their way together."""
+    return pool.control_ns + pool.data_ns * size
+
+
+def assert_equals_its_twin(
+    discipline: Discipline, twin: Discipline, scenario: Scenario, lead: Lead, *, exact: bool = True
+) -> None:
+    """Hold a kernel against its twin, request by request."""
+    run = play(discipline, scenario)
+    assert_lawful(run, scenario, lead, exact=exact)
+    assert_same(run, play(twin, scenario))
+
+
+def assert_cuts_change_nothing(discipline: Discipline, scenario: Scenario, lead: Lead, *, exact: bool = True) -> None:
+    """Hold a run that is cut into many advances against the same run in one."""
+    run = play(discipline, scenario)
+    assert_lawful(run, scenario, lead, exact=exact)
+    assert_same(run, play(discipline, scenario, cut=False))
+
+
+def assert_change_keeps_the_queues(
+    discipline: Discipline, twin: Discipline, scenario: Scenario, data: st.DataObject, lead: Lead, *, exact: bool = True
+) -> None:
+    """Hold a run over several pools against its twin, and against itself with further cuts."""
+    run = play(discipline, scenario)
+    assert_lawful(run, scenario, lead, exact=exact)
+    assert_same(run, play(twin, scenario))
+    assert_same(run, play(discipline, data.draw(refined(scenario))))
+
+
+def assert_planned_in_time(discipline: Discipline, scenario: Scenario) -> None:
+    """Where batches take what was planned, nobody who rides is answered after the deadline."""
+    pool = scenario.pools[0]
+    kinds = pool.by_kind()
+    if kinds.spread == 0 and np.all(kinds.run_ns <= kinds.planned_ns):
+        run = play(discipline, scenario)
+        deadline = scenario.arrivals.ns + np.repeat(pool.slo_ns - pool.response_ns, np.diff(scenario.arrivals.offsets))
+        served = run.finish_ns > 0
+        assert np.all(run.finish_ns[served] <= deadline[served])
+
+
+def assert_setting_is_named(discipline: Discipline, own: tuple[Options, ...], key: str, text: str) -> None:
+    """See a setting that makes no sense refused, by its name."""
+    with pytest.raises(ConfigError, match=text) as raised:
+        discipline.advance(discipline.initial_state(len(own)), Arrivals.empty(len(own)), small_pool(*own), 1)
+    assert raised.value.key == f"discipline.{key}"

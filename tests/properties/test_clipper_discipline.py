@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from oracles.clipper_twin import ClipperTwin
-from properties.mixed_pools import Options, assert_lawful, mixed, refined, small_pool
-from properties.test_disciplines import JIT, Scenario, assert_same, examples, play
+from properties.mixed_pools import (
+    Options,
+    assert_change_keeps_the_queues,
+    assert_cuts_change_nothing,
+    assert_equals_its_twin,
+    assert_setting_is_named,
+    lead_of_batch,
+    mixed,
+    refined,
+)
+from properties.test_disciplines import JIT, Scenario, assert_passes_uncompiled, assert_same, examples, play
 
-from partita.errors import ConfigError
 from partita.model.load import Arrivals
-from partita.ports import Pool
 from partita.replay.disciplines.clipper import Clipper
 
 VARIANTS = ("aimd", "v2")
@@ -57,18 +60,12 @@ def crowded(draw: st.DrawFn, variant: str) -> Scenario:
     return Scenario((pool,), (end,), Arrivals(np.concatenate(ns), offsets, np.arange(600, dtype=np.float32)))
 
 
-def lead(pool: Pool, size: NDArray[np.int64]) -> NDArray[np.int64]:
-    return pool.control_ns + pool.data_ns * size
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_kernel_equals_its_twin(variant: str) -> None:
     @examples
     @given(mixed(common(variant), OWN))
     def holds(scenario: Scenario) -> None:
-        run = play(Clipper(), scenario)
-        assert_lawful(run, scenario, lead, exact=variant == "aimd")
-        assert_same(run, play(ClipperTwin(), scenario))
+        assert_equals_its_twin(Clipper(), ClipperTwin(), scenario, lead_of_batch, exact=variant == "aimd")
 
     holds()
 
@@ -90,9 +87,7 @@ def test_cutting_time_changes_nothing(variant: str) -> None:
     @examples
     @given(mixed(common(variant), OWN, cut=True))
     def holds(scenario: Scenario) -> None:
-        run = play(Clipper(), scenario)
-        assert_lawful(run, scenario, lead, exact=variant == "aimd")
-        assert_same(run, play(Clipper(), scenario, cut=False))
+        assert_cuts_change_nothing(Clipper(), scenario, lead_of_batch, exact=variant == "aimd")
 
     holds()
 
@@ -102,10 +97,8 @@ def test_a_change_of_pool_keeps_what_was_learned(variant: str) -> None:
     @examples
     @given(mixed(common(variant), OWN, pools=3), st.data())
     def holds(scenario: Scenario, data: st.DataObject) -> None:
-        run = play(Clipper(), scenario)
-        assert_lawful(run, scenario, lead, exact=variant == "aimd")
-        assert_same(run, play(ClipperTwin(), scenario))
-        assert_same(run, play(Clipper(), data.draw(refined(scenario))))
+        exact = variant == "aimd"
+        assert_change_keeps_the_queues(Clipper(), ClipperTwin(), scenario, data, lead_of_batch, exact=exact)
 
     holds()
 
@@ -121,16 +114,10 @@ def test_a_change_of_pool_keeps_what_was_learned(variant: str) -> None:
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(own: tuple[Options, ...], key: str, text: str) -> None:
-    discipline, pool = Clipper(), small_pool(*own)
-    with pytest.raises(ConfigError, match=text) as raised:
-        discipline.advance(discipline.initial_state(len(own)), Arrivals.empty(len(own)), pool, 1)
-    assert raised.value.key == f"discipline.{key}"
+    assert_setting_is_named(Clipper(), own, key, text)
 
 
 @pytest.mark.skipif(not JIT, reason="this is the run without compilation")
 def test_plain_python_runs_the_same_kernels() -> None:
     """Run uncompiled, they must pass the same tests (index errors show only here)."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert_passes_uncompiled(__file__)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles.clockwork_twin import ClockworkTwin
-from properties.test_disciplines import JIT, assert_same, scenarios
+from properties.test_disciplines import JIT, assert_passes_uncompiled, assert_same, scenarios
 from properties.test_shepherd_discipline import Course, assert_lawful, crowds, examples, follow, with_kinds
 
 from partita.errors import ConfigError
@@ -104,7 +101,4 @@ def test_a_wrong_parameter_is_named(key: str, value: OptionValue) -> None:
 @pytest.mark.skipif(not JIT, reason="this is the run without compilation")
 def test_plain_python_runs_the_same_kernel() -> None:
     """Run uncompiled, it must pass the same tests (index errors show only here)."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert_passes_uncompiled(__file__)

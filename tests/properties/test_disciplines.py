@@ -427,10 +427,15 @@ def test_no_batch_is_planned_past_a_deadline(name: str) -> None:
     holds()
 
 
-@pytest.mark.skipif(not JIT, reason="this is the run without compilation")
-def test_plain_python_runs_the_same_kernels() -> None:
-    """The kernels are Python too; run uncompiled, they must pass the same tests (index errors show only here)."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
+def assert_passes_uncompiled(path: str) -> None:
+    """Run a file's tests of twins and changes without the JIT, and fewer examples of them."""
+    command = [sys.executable, "-m", "pytest", "-q", path, "-k", "twin or change"]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(not JIT, reason="this is the run without compilation")
+def test_plain_python_runs_the_same_kernels() -> None:
+    """The kernels are Python too; run uncompiled, they must pass the same tests (index errors show only here)."""
+    assert_passes_uncompiled(__file__)

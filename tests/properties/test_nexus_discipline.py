@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from oracles.nexus_twin import NexusTwin
-from properties.mixed_pools import Options, assert_lawful, mixed, refined, small_pool
-from properties.test_disciplines import JIT, Scenario, assert_same, examples, play
+from properties.mixed_pools import (
+    Options,
+    assert_change_keeps_the_queues,
+    assert_cuts_change_nothing,
+    assert_equals_its_twin,
+    assert_planned_in_time,
+    assert_setting_is_named,
+    lead_of_each,
+    mixed,
+)
+from properties.test_disciplines import JIT, Scenario, assert_passes_uncompiled, assert_same, examples, play
 
-from partita.errors import ConfigError
 from partita.model.load import Arrivals
-from partita.ports import Pool
 from partita.replay.disciplines.nexus import Nexus
 
 COMMON = st.fixed_dictionaries(
@@ -57,41 +59,28 @@ def over_epochs(draw: st.DrawFn, *, pools: int = 1, cut: bool = False) -> Scenar
     return Scenario(scenario.pools, tuple(ends), Arrivals(np.concatenate(ns), offsets, rows))
 
 
-def lead(pool: Pool, size: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.full(len(size), pool.control_ns + pool.data_ns)
-
-
 @examples
 @given(mixed(COMMON, OWN))
 def test_kernel_equals_its_twin(scenario: Scenario) -> None:
-    run = play(Nexus(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(NexusTwin(), scenario))
+    assert_equals_its_twin(Nexus(), NexusTwin(), scenario, lead_of_each)
 
 
 @examples
 @given(mixed(COMMON, OWN, cut=True))
 def test_cutting_time_changes_nothing(scenario: Scenario) -> None:
-    run = play(Nexus(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(Nexus(), scenario, cut=False))
+    assert_cuts_change_nothing(Nexus(), scenario, lead_of_each)
 
 
 @examples
 @given(mixed(COMMON, OWN, pools=3), st.data())
 def test_a_change_of_pool_keeps_the_queues(scenario: Scenario, data: st.DataObject) -> None:
-    run = play(Nexus(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(NexusTwin(), scenario))
-    assert_same(run, play(Nexus(), data.draw(refined(scenario))))
+    assert_change_keeps_the_queues(Nexus(), NexusTwin(), scenario, data, lead_of_each)
 
 
 @examples
 @given(over_epochs())
 def test_plans_follow_the_rates_as_the_twin_has_it(scenario: Scenario) -> None:
-    run = play(Nexus(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(NexusTwin(), scenario))
+    assert_equals_its_twin(Nexus(), NexusTwin(), scenario, lead_of_each)
 
 
 @examples
@@ -103,23 +92,13 @@ def test_cutting_time_changes_no_plan(scenario: Scenario) -> None:
 @examples
 @given(over_epochs(pools=3), st.data())
 def test_plans_follow_a_change_of_pool(scenario: Scenario, data: st.DataObject) -> None:
-    run = play(Nexus(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(NexusTwin(), scenario))
-    assert_same(run, play(Nexus(), data.draw(refined(scenario))))
+    assert_change_keeps_the_queues(Nexus(), NexusTwin(), scenario, data, lead_of_each)
 
 
 @examples
 @given(mixed(COMMON, OWN))
 def test_nobody_is_planned_past_the_deadline(scenario: Scenario) -> None:
-    """Where batches take what was planned, nobody who rides is answered after the deadline."""
-    pool = scenario.pools[0]
-    kinds = pool.by_kind()
-    if kinds.spread == 0 and np.all(kinds.run_ns <= kinds.planned_ns):
-        run = play(Nexus(), scenario)
-        deadline = scenario.arrivals.ns + np.repeat(pool.slo_ns - pool.response_ns, np.diff(scenario.arrivals.offsets))
-        served = run.finish_ns > 0
-        assert np.all(run.finish_ns[served] <= deadline[served])
+    assert_planned_in_time(Nexus(), scenario)
 
 
 @pytest.mark.parametrize(
@@ -134,16 +113,10 @@ def test_nobody_is_planned_past_the_deadline(scenario: Scenario) -> None:
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(own: tuple[Options, ...], key: str, text: str) -> None:
-    discipline, pool = Nexus(), small_pool(*own)
-    with pytest.raises(ConfigError, match=text) as raised:
-        discipline.advance(discipline.initial_state(len(own)), Arrivals.empty(len(own)), pool, 1)
-    assert raised.value.key == f"discipline.{key}"
+    assert_setting_is_named(Nexus(), own, key, text)
 
 
 @pytest.mark.skipif(not JIT, reason="this is the run without compilation")
 def test_plain_python_runs_the_same_kernels() -> None:
     """Run uncompiled, they must pass the same tests (index errors show only here)."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert_passes_uncompiled(__file__)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miniature import Recording, gpus, make_world, random_instants, service
 from oracles.shepherd_twin import ShepherdTwin
-from properties.test_disciplines import JIT, MS, Run, Scenario, assert_same, between, collect, scenarios
+from properties.test_disciplines import (
+    JIT,
+    MS,
+    Run,
+    Scenario,
+    assert_passes_uncompiled,
+    assert_same,
+    between,
+    collect,
+    scenarios,
+)
 
 from partita.controller.commands import commands_for
 from partita.controller.reconcile import Wishes, build
@@ -335,7 +343,4 @@ def test_looking_at_the_world_more_often_changes_nothing(steps: int) -> None:
 @pytest.mark.skipif(not JIT, reason="this is the run without compilation")
 def test_plain_python_runs_the_same_kernel() -> None:
     """Run uncompiled, it must pass the same tests (index errors show only here)."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert_passes_uncompiled(__file__)

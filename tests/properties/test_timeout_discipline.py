@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from oracles.timeout_twin import TimeoutTwin
 from oracles.triton_twin import TritonTwin
-from properties.mixed_pools import Options, assert_lawful, mixed, refined, small_pool
-from properties.test_disciplines import JIT, Scenario, assert_same, examples, play
+from properties.mixed_pools import (
+    Options,
+    assert_change_keeps_the_queues,
+    assert_cuts_change_nothing,
+    assert_equals_its_twin,
+    assert_setting_is_named,
+    lead_of_batch,
+    mixed,
+    refined,
+)
+from properties.test_disciplines import JIT, Scenario, assert_passes_uncompiled, assert_same, examples, play
 
-from partita.errors import ConfigError
-from partita.model.load import Arrivals
-from partita.ports import Pool
 from partita.replay.disciplines import Timeout, Triton
 
 COMMON = st.fixed_dictionaries(
@@ -41,33 +41,22 @@ MODELS = st.fixed_dictionaries(
 )
 
 
-def lead(pool: Pool, size: NDArray[np.int64]) -> NDArray[np.int64]:
-    return pool.control_ns + pool.data_ns * size
-
-
 @examples
 @given(mixed(COMMON, OWN))
 def test_kernel_equals_its_twin(scenario: Scenario) -> None:
-    run = play(Timeout(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(TimeoutTwin(), scenario))
+    assert_equals_its_twin(Timeout(), TimeoutTwin(), scenario, lead_of_batch)
 
 
 @examples
 @given(mixed(COMMON, OWN, cut=True))
 def test_cutting_time_changes_nothing(scenario: Scenario) -> None:
-    run = play(Timeout(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(Timeout(), scenario, cut=False))
+    assert_cuts_change_nothing(Timeout(), scenario, lead_of_batch)
 
 
 @examples
 @given(mixed(COMMON, OWN, pools=3), st.data())
 def test_a_change_of_pool_keeps_the_queues(scenario: Scenario, data: st.DataObject) -> None:
-    run = play(Timeout(), scenario)
-    assert_lawful(run, scenario, lead)
-    assert_same(run, play(TimeoutTwin(), scenario))
-    assert_same(run, play(Timeout(), data.draw(refined(scenario))))
+    assert_change_keeps_the_queues(Timeout(), TimeoutTwin(), scenario, data, lead_of_batch)
 
 
 @examples
@@ -88,16 +77,10 @@ def test_a_server_equals_its_twin(scenario: Scenario, data: st.DataObject) -> No
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(own: tuple[Options, ...], key: str, text: str) -> None:
-    discipline, pool = Timeout(), small_pool(*own)
-    with pytest.raises(ConfigError, match=text) as raised:
-        discipline.advance(discipline.initial_state(len(own)), Arrivals.empty(len(own)), pool, 1)
-    assert raised.value.key == f"discipline.{key}"
+    assert_setting_is_named(Timeout(), own, key, text)
 
 
 @pytest.mark.skipif(not JIT, reason="this is the run without compilation")
 def test_plain_python_runs_the_same_kernels() -> None:
     """Run uncompiled, they must pass the same tests (index errors show only here)."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert_passes_uncompiled(__file__)

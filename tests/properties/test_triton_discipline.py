@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles.timeout_twin import TimeoutTwin
 from oracles.triton_twin import TritonTwin
-from properties.test_disciplines import JIT, Scenario, assert_lawful, assert_same, examples, play, scenarios
+from properties.test_disciplines import (
+    JIT,
+    Scenario,
+    assert_lawful,
+    assert_passes_uncompiled,
+    assert_same,
+    examples,
+    play,
+    scenarios,
+)
 
 from partita.model.cluster import OptionValue
 from partita.ports import Discipline, Pool
@@ -110,7 +116,4 @@ def test_no_more_batches_are_taken_than_there_are_model_instances(scenario: Scen
 @pytest.mark.skipif(not JIT, reason="this is the run without compilation")
 def test_plain_python_runs_the_same_kernels() -> None:
     """Run uncompiled, they must pass the same tests (index errors show only here)."""
-    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "twin or change"]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    assert_passes_uncompiled(__file__)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.kernels import inlined
+
 DROPPED, QUEUED = -1, 0
 """What `finish` says of a request that got no batch."""
 
@@ -34,3 +36,22 @@ def empty_batches(at_most: int) -> Batches:
         np.empty(at_most, np.int64),
         np.empty(at_most, np.int64),
     )
+
+
+@inlined
+def note(log: Batches, logged: int, instance: int, service: int, size: int, start: int, finish: int) -> int:
+    """Enter a batch into the log; return the number of batches logged."""
+    log.instance[logged] = instance
+    log.service[logged] = service
+    log.size[logged] = size
+    log.start[logged] = start
+    log.finish[logged] = finish
+    return logged + 1
+
+
+@inlined
+def answer(account: NDArray[np.int64], first: int, size: int, start: int, finish: int) -> None:
+    """Enter into the account that the requests from row `first` on rode in a batch of this size."""
+    for row in range(first, first + size):
+        account[row, START] = start
+        account[row, FINISH] = finish

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from partita.kernels import NEVER, lean
 from partita.kernels.agenda import Agenda, empty_agenda, enter, most_urgent, next_at, taker
-from partita.kernels.batches import DROPPED, FINISH, START, Batches
+from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.chance import normal
 from partita.kernels.instances import Instances, cut_down, grow_forest, occupy, run_ns
 from partita.kernels.timeout import Lead, Queues, ready_at
@@ -254,18 +254,11 @@ def _serve(
             start = now + lead.control + lead.data * b
             took = run_ns(p, g, s, runs, q.ns[head])
             finish = start + took
-            for row in range(head, head + b):
-                q.account[row, START] = start
-                q.account[row, FINISH] = finish
+            answer(q.account, head, b, start, finish)
             q.head[s] = head + b
             occupy(forest, p, g, finish)
             m.full[s] = allowed
             _learn(m, r, g, s, cap, runs, b == allowed, tried, took)
-            log.instance[logged] = g
-            log.service[logged] = s
-            log.size[logged] = b
-            log.start[logged] = start
-            log.finish[logged] = finish
-            logged += 1
+            logged = note(log, logged, g, s, b, start, finish)
         _enter(a, q, p, r, m, leaf, s, now)
     return logged

@@ -23,7 +23,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from partita.kernels import NEVER, lean
-from partita.kernels.batches import DROPPED, FINISH, QUEUED, START, Batches
+from partita.kernels.batches import DROPPED, FINISH, QUEUED, Batches, answer, note
 from partita.kernels.instances import Instances, grow_forest, occupy, run_ns
 from partita.kernels.tournament import first_within, grow, put, smallest
 
@@ -221,12 +221,9 @@ def _book(
             q.account[row, FINISH] = DROPPED
     else:
         done = start + run_ns(p, g, s, size, q.ns[front])
-        for row in range(front, front + size):
-            q.account[row, START], q.account[row, FINISH] = start, done
+        answer(q.account, front, size, start, done)
         board.free_at[g] = done
-        log.instance[logged], log.service[logged], log.size[logged] = number, s, size
-        log.start[logged], log.finish[logged] = start, done
-        logged += 1
+        logged = note(log, logged, number, s, size, start, done)
     for kind in range(r.present.shape[0]):
         for line in range(r.sizes.shape[0]):
             q.fronts[kind, s, line] = max(q.fronts[kind, s, line], front + size)

@@ -28,7 +28,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from partita.kernels import NEVER, inlined, lean
-from partita.kernels.batches import FINISH, START, Batches
+from partita.kernels.batches import Batches, answer, note
 from partita.kernels.candidates import (
     ADAPTIVE,
     CREDITED,
@@ -151,9 +151,7 @@ def _grant(s: int, g: int, now: int, w: Work, q: Queue, p: Instances, r: Rules, 
     head = w.state[s, HEAD]
     start = wanted_start(s, b, now, max(now + r.control_ns + r.data_ns * b, free_at), p.planned[k], cap, w, r)
     finish = start + run_ns(p, g, s, b, w.ns[head])
-    for row in range(head, head + b):
-        w.account[row, START] = start
-        w.account[row, FINISH] = finish
+    answer(w.account, head, b, start, finish)
     w.state[s, HEAD] = head + b
     w.state[s, SPLIT] = max(w.state[s, SPLIT], head + b)
     w.state[s, LAST_START] = start
@@ -162,12 +160,7 @@ def _grant(s: int, g: int, now: int, w: Work, q: Queue, p: Instances, r: Rules, 
         saved = w.state[s, CREDIT] + b * p.planned[k, s, target] // target - p.planned[k, s, b]
         w.state[s, CREDIT] = min(max(saved, -w.state[s, SLO]), w.state[s, SLO])
     occupy(q.forest, p, g, finish)
-    log.instance[logged] = g
-    log.service[logged] = s
-    log.size[logged] = b
-    log.start[logged] = start
-    log.finish[logged] = finish
-    return logged + 1
+    return note(log, logged, g, s, b, start, finish)
 
 
 @inlined

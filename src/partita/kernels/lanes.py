@@ -62,26 +62,6 @@ class Lanes(NamedTuple):
 
 
 @lean
-def next_within(tree: NDArray[np.int64], leaf: int, bound: int) -> int:
-    """Return the lowest leaf from `leaf` on whose key is at most `bound`, or -1."""
-    width = tree.shape[0] // 2
-    if leaf >= width:
-        return -1
-    node = width + leaf
-    while tree[node] > bound:
-        while node % 2 == 1:
-            node //= 2
-            if node <= 1:
-                return -1
-        node += 1
-    while node < width:
-        node *= 2
-        if tree[node] > bound:
-            node += 1
-    return node - width
-
-
-@lean
 def _deal_one(dealer: Dealer, s: int) -> int:
     g, instances = dealer.turn[s], dealer.quantum.shape[1]
     while True:

@@ -16,10 +16,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from partita.kernels import NEVER, lean
-from partita.kernels.batches import DROPPED, FINISH, START, Batches
+from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, run_ns
-from partita.kernels.lanes import Lanes, due_at, next_within
-from partita.kernels.tournament import grow, put
+from partita.kernels.lanes import Lanes, due_at
+from partita.kernels.tournament import grow, next_within, put
 
 LOOK, TURN, BEGUN = 0, 1, 2
 """Columns of an instance's state: when it looks next, at the services from which on, when its present round began."""
@@ -97,16 +97,9 @@ def _serve(
         head = lanes.head[lane]
         if b > 0:
             finish = look + run_ns(p, g, s, b, lanes.ns[head])
-            for at in range(head, head + b):
-                lanes.account[at, START] = look
-                lanes.account[at, FINISH] = finish
+            answer(lanes.account, head, b, look, finish)
             lanes.head[lane] = head + b
-            log.instance[logged] = g
-            log.service[logged] = s
-            log.size[logged] = b
-            log.start[logged] = look
-            log.finish[logged] = finish
-            logged += 1
+            logged = note(log, logged, g, s, b, look, finish)
             look = finish
             free_at[g] = finish
         put(due, s, due_at(lanes, lane))

@@ -23,9 +23,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from partita.kernels import NEVER, lean
-from partita.kernels.batches import DROPPED, FINISH, QUEUED, START, Batches
+from partita.kernels.batches import DROPPED, FINISH, QUEUED, START, Batches, note
 from partita.kernels.instances import Instances, grow_forest, run_ns
-from partita.kernels.tournament import grow, put, smallest
+from partita.kernels.tournament import grow, next_within, put, smallest
 
 COMING, WAITING = -2, -1
 """Where a request is that rides in no batch: not taken in yet, or in its service's queue. Else its batch's instance."""
@@ -99,26 +99,6 @@ class Rules(NamedTuple):
     control_ns: int
     data_ns: int
     response_ns: int
-
-
-@lean
-def _next_within(tree: NDArray[np.int64], since: int, bound: int) -> int:
-    """Return the lowest leaf from `since` on whose key is at most `bound`, or -1."""
-    width = tree.shape[0] // 2
-    if since >= width:
-        return -1
-    node = width + since
-    while tree[node] > bound:
-        while node & 1:  # a right child: what follows it lies under an uncle
-            node //= 2
-            if node <= 1:
-                return -1
-        node += 1
-    while node < width:
-        node *= 2
-        if tree[node] > bound:
-            node += 1
-    return node - width
 
 
 @lean
@@ -230,10 +210,7 @@ def _start(s: int, g: int, b: int, now: int, free: int, q: Requests, board: Boar
 
 @lean
 def _note(number: int, s: int, size: int, start: int, finish: int, board: Board, log: Batches) -> None:
-    at = board.at[LOGGED]
-    log.instance[at], log.service[at], log.size[at] = number, s, size
-    log.start[at], log.finish[at] = start, finish
-    board.at[LOGGED] = at + 1
+    board.at[LOGGED] = note(log, board.at[LOGGED], number, s, size, start, finish)
 
 
 @lean
@@ -320,13 +297,13 @@ def _look(g: int, now: int, q: Requests, board: Board, p: Instances, r: Rules) -
     chosen, largest = first, 0
     if board.crowd[1] < 0:
         largest = _size_on(_leaf(first, board, r), g, now, now, q, board, p, r)
-    leaf = _next_within(board.crowd, 0, -max(1, largest))
+    leaf = next_within(board.crowd, 0, -max(1, largest))
     while leaf >= 0:
         s = _leaf(leaf, board, r)
         least = max(1, largest if leaf < chosen else largest + 1)
         if leaf != first and _holds(s, k, least, now, q, board, p, r):
             chosen, largest = leaf, _size_on(s, g, now, now, q, board, p, r)
-        leaf = _next_within(board.crowd, leaf + 1, -max(1, largest if leaf + 1 < chosen else largest + 1))
+        leaf = next_within(board.crowd, leaf + 1, -max(1, largest if leaf + 1 < chosen else largest + 1))
     if largest == 0:
         put(board.events, g, NEVER)
         put(board.sizes[k], g, 0)
@@ -351,7 +328,7 @@ def _next_taker(s: int, since: int, now: int, q: Requests, board: Board, p: Inst
             continue
         if r.preemption_ns > 0:
             # An instance that is clear later passes over more of the old requests, and its batch may be the larger one.
-            g = _next_within(board.sizes[k], since, bound)
+            g = next_within(board.sizes[k], since, bound)
             if g >= 0 and (best < 0 or g < best):
                 best = g
             continue
@@ -362,7 +339,7 @@ def _next_taker(s: int, since: int, now: int, q: Requests, board: Board, p: Inst
         if least > p.max_batch[k, s] or _deadline(s, row, q, board) < _finish(s, k, least, now, now, p, r):
             continue
         reach = _largest(s, k, _deadline(s, row, q, board), p.max_batch[k, s], now, now, p, r)
-        g = _next_within(board.sizes[k], since, min(bound, int(reach / r.threshold + 1e-9)))
+        g = next_within(board.sizes[k], since, min(bound, int(reach / r.threshold + 1e-9)))
         if g >= 0 and (best < 0 or g < best):
             best = g
     return best

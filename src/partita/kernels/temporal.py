@@ -18,10 +18,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from partita.kernels import NEVER, lean
-from partita.kernels.batches import DROPPED, FINISH, START, Batches
+from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, run_ns
-from partita.kernels.lanes import Lanes, due_at, next_within
-from partita.kernels.tournament import grow, put
+from partita.kernels.lanes import Lanes, due_at
+from partita.kernels.tournament import grow, next_within, put
 
 LOOK, TURN, SLICE_END, USED = 0, 1, 2, 3
 """Columns of an instance's state: when it looks next; whose slice it is (-1: nobody's yet), when that ends, and whether
@@ -134,16 +134,9 @@ def _serve(
         head = lanes.head[lane]
         if b > 0:
             finish = now + run_ns(p, g, s, b, lanes.ns[head])
-            for at in range(head, head + b):
-                lanes.account[at, START] = now
-                lanes.account[at, FINISH] = finish
+            answer(lanes.account, head, b, now, finish)
             lanes.head[lane] = head + b
-            log.instance[logged] = g
-            log.service[logged] = s
-            log.size[logged] = b
-            log.start[logged] = now
-            log.finish[logged] = finish
-            logged += 1
+            logged = note(log, logged, g, s, b, now, finish)
             state[g, LOOK], state[g, USED] = finish, 1
             free_at[g] = finish
         elif not r.keep:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from partita.kernels import NEVER, lean
 from partita.kernels.agenda import Agenda, empty_agenda, enter, most_urgent, next_at, taker
-from partita.kernels.batches import DROPPED, FINISH, START, Batches
+from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, cut_down, grow_forest, occupy, run_ns
 from partita.kernels.lanes import Lanes
 
@@ -126,17 +126,10 @@ def _serve(
             b = _size(q, f, s, p.max_batch[p.kind[g], s], now)
             start = now + lead.control + lead.data * b
             finish = start + run_ns(p, g, s, b, q.ns[head])
-            for row in range(head, head + b):
-                q.account[row, START] = start
-                q.account[row, FINISH] = finish
+            answer(q.account, head, b, start, finish)
             q.head[s] = head + b
             occupy(forest, p, g, finish)
-            log.instance[logged] = first_instance + g
-            log.service[logged] = s
-            log.size[logged] = b
-            log.start[logged] = start
-            log.finish[logged] = finish
-            logged += 1
+            logged = note(log, logged, first_instance + g, s, b, start, finish)
         _enter(a, q, p, f, leaf, s, now)
     return logged
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels import NEVER, inlined
+from partita.kernels import NEVER, inlined, lean
 
 
 @njit(cache=True)
@@ -62,6 +62,26 @@ def first_within(tree: NDArray[np.int64], bound: int) -> int:
         return -1
     width = tree.shape[0] // 2
     node = 1
+    while node < width:
+        node *= 2
+        if tree[node] > bound:
+            node += 1
+    return node - width
+
+
+@lean
+def next_within(tree: NDArray[np.int64], leaf: int, bound: int) -> int:
+    """Return the lowest leaf from `leaf` on whose key is at most `bound`, or -1."""
+    width = tree.shape[0] // 2
+    if leaf >= width:
+        return -1
+    node = width + leaf
+    while tree[node] > bound:
+        while node % 2 == 1:  # a right child: what follows it lies under an uncle
+            node //= 2
+            if node <= 1:
+                return -1
+        node += 1
     while node < width:
         node *= 2
         if tree[node] > bound:

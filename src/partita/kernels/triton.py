@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels.batches import DROPPED, FINISH, START, Batches
+from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, run_ns
 from partita.kernels.timeout import Queues, ready_at
 from partita.kernels.tournament import first_within, grow, put, smallest
@@ -86,18 +86,11 @@ def advance_triton(
             b = tail - head
             start = max(now + control + data * b, free_at[device])
             finish = start + run_ns(p, device, s, b, q.ns[head])
-            for row in range(head, tail):
-                q.account[row, START] = start
-                q.account[row, FINISH] = finish
+            answer(q.account, head, b, start, finish)
             q.head[s] = tail
             free_at[device] = finish
             put(takers[k], taker, finish + turnaround)
             batchers.taken_until[s, device, taker % width] = finish + turnaround
-            log.instance[logged] = device
-            log.service[logged] = s
-            log.size[logged] = b
-            log.start[logged] = start
-            log.finish[logged] = finish
-            logged += 1
+            logged = note(log, logged, device, s, b, start, finish)
         put(takes, k, max(since, takers[k, 1], ready_at(q, s, cap, batchers.delay[s])))
     return logged
