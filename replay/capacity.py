@@ -10,7 +10,7 @@ best level that met the limit is refined.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, log2, sqrt
 from typing import Protocol
@@ -163,8 +163,7 @@ class FewestGpus:
 
     def wanted(self, readings: Readings) -> tuple[float, ...]:
         """Return the numbers of GPUs to measure next."""
-        first = range(self.guess, min(self.guess + GRID - 1, self.most) + 1) if self.scan else (self.guess,)
-        if missing := tuple(float(gpus) for gpus in first if gpus not in readings):
+        if missing := tuple(float(gpus) for gpus in self._first() if gpus not in readings):
             return missing
         if not self.scan and self.conclude(readings).contradiction is not None:
             return ()
@@ -183,13 +182,16 @@ class FewestGpus:
         if readings and not self.wanted(readings):
             return 0
         met, missed = self._bracket(readings)
-        unscanned = GRID - len(readings) if self.scan else 0
-        return max(unscanned, 3 if met is None or missed is None else ceil(log2(met - missed)))
+        missing = sum(gpus not in readings for gpus in self._first())
+        return max(missing, 3 if met is None or missed is None else ceil(log2(met - missed)))
 
     def conclude(self, readings: Readings) -> Found:
         """Say what was found."""
         met, missed = self._bracket(readings)
         return Found(met, missed, _contradiction(sorted(readings.items(), reverse=True), self.limit))
+
+    def _first(self) -> Iterable[int]:
+        return range(self.guess, min(self.guess + GRID - 1, self.most) + 1) if self.scan else (self.guess,)
 
     def _bracket(self, readings: Readings) -> tuple[float | None, float | None]:
         """Return the fewest GPUs that met the limit and the most measured below them, None where there are none."""

@@ -10,7 +10,6 @@ from dataclasses import replace
 from math import inf
 
 import numpy as np
-from numpy.typing import NDArray
 
 from partita.model.load import Arrivals
 from partita.model.service import Service
@@ -65,7 +64,3 @@ class Lanes:
     def together(self, arrivals: Arrivals) -> Arrivals:
         """Return requests by lane as those by service, bucket by bucket."""
         return replace(arrivals, offsets=arrivals.offsets[self._first]) if self._edges else arrivals
-
-    def of_services(self, by_lane: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Add up what is counted by lane."""
-        return np.add.reduceat(by_lane, self._first[:-1])

@@ -90,7 +90,8 @@ class Rehearser:
             for g in plan.sub_clusters
         }
         end = until_ns + round(2 * max(s.slo_s for s in self._services) * 1e9)
-        accounts, _ = server.advance(plan.sub_clusters, plan.routes, instances, arrivals, end)
+        by_lane, _ = self._lanes.split(arrivals)
+        accounts, _ = server.advance(plan.sub_clusters, plan.routes, instances, by_lane, end)
         good = np.zeros(len(names), np.int64)
         for _, served in accounts:
             good += tally.add(served)[:, GOOD]

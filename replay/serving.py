@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.kernels.splice import select, splice
+from partita.kernels.splice import select
 from partita.model.cluster import Instance, Route, SubCluster
 from partita.model.load import Arrivals
 from partita.ports import Discipline, Pool, Served
@@ -39,10 +39,14 @@ class _Made(NamedTuple):
     pool: Pool
 
 
+Key = tuple[str, tuple[str, ...], int]
+"""What a group's state goes by: its discipline, its services, and how many groups alike stand before it."""
+
+
 class Server:
     """Advances the disciplines of all sub-clusters side by side.
 
-    Disciplines and `pools` know lanes (a queue for each bucket of a service); what comes in and what is told is by
+    Disciplines, `pools` and what comes in know lanes (a queue for each bucket of a service); what is told is by
     service. A group keeps its discipline's state as long as discipline and services stay the same; when they change,
     requests that still wait move to the group that serves their service now.
     """
@@ -52,8 +56,8 @@ class Server:
         self._services = tuple(lane.name for lane in lanes.services)
         self._pools = pools
         self._disciplines = disciplines
-        self._states: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._last: dict[tuple[str, tuple[str, ...]], Served] = {}
+        self._states: dict[Key, Any] = {}
+        self._last: dict[Key, Served] = {}
         self._made: dict[str, _Made] = {}
         self._at_ns = 0
 
@@ -65,32 +69,33 @@ class Server:
         arrivals: Arrivals,
         until_ns: int,
     ) -> tuple[list[tuple[SubCluster, Served]], Arrivals]:
-        """Serve until `until_ns`; return each group's account, and the requests that nobody serves.
+        """Serve until `until_ns`; return each group's account, and the requests of services that nobody serves.
 
-        `instances` gives what can serve by sub-cluster; the free instants are moved forward in place.
+        `arrivals` are by lane. `instances` gives what can serve by sub-cluster; the free instants are moved forward in
+        place.
         """
-        arrivals, too_large = self._lanes.split(arrivals)
-        arrivals = self._rehome(groups, arrivals)
         crowd = _crowd(instances) if self._pools.variation.colocation else {}
         holders = {group.name for group in groups}
         target = {route.service: route.sub_cluster for route in routes if route.sub_cluster in holders}
+        routed = {g.name: [n for n, s in enumerate(self._services) if target.get(s) == g.name] for g in groups}
+        keys = _keys(groups)
+        arrivals = self._rehome({key: routed[group.name] for key, group in zip(keys, groups, strict=True)}, arrivals)
         accounts = []
-        for group in groups:
-            served_here = [n for n, s in enumerate(self._services) if target.get(s) == group.name]
+        for key, group in zip(keys, groups, strict=True):
             ready = instances[group.name]
             pool = self._pool(
                 group, ready, [crowd[_place(i)] - i.gpu_percent for i in ready.instances] if crowd else []
             )
             discipline = self._disciplines[group.batching[0].discipline]
-            key = _key(group)
             state = self._states[key] if key in self._states else self._begin(discipline, pool)
-            state, served = discipline.advance(state, _select(arrivals, served_here), pool, until_ns)
-            self._states[key], self._last[key] = state, served
-            accounts.append((group, self._lanes.join(served)))
+            own = _select(arrivals, routed[group.name])
+            state, self._last[key] = discipline.advance(state, own, pool, until_ns)
+            self._states[key] = state
+            accounts.append((group, self._lanes.join(self._last[key])))
         placed = {n for n, s in enumerate(self._services) if s in target}
         lost = _select(arrivals, [n for n in range(len(self._services)) if n not in placed])
         self._at_ns = until_ns
-        return accounts, _merge(self._lanes.together(lost), too_large)
+        return accounts, self._lanes.together(lost)
 
     def _pool(self, group: SubCluster, ready: Ready, beside: list[float]) -> Pool:
         """Return the pool of a group, made anew only when something but the free instants has changed."""
@@ -112,20 +117,57 @@ class Server:
         """Return all requests that still wait."""
         left = Arrivals.empty(len(self._services))
         for key in sorted(self._last):
-            left = _merge(left, _still_waiting(self._last[key]))
+            left = left.followed_by(_still_waiting(self._last[key]))
         return self._lanes.together(left)
 
-    def _rehome(self, groups: Sequence[SubCluster], arrivals: Arrivals) -> Arrivals:
-        """Put what waits in groups that are gone before the arrivals."""
-        keys = {_key(group) for group in groups}
-        for key in sorted(k for k in self._states if k not in keys):
-            del self._states[key]
-            arrivals = _merge(_still_waiting(self._last.pop(key)), arrivals)
-        return arrivals
+    def _rehome(self, routed: Mapping[Key, Sequence[int]], arrivals: Arrivals) -> Arrivals:
+        """Put what waits in groups that are gone before the arrivals; `routed` are the lanes that go to each group.
+
+        Queues rise. Where requests join younger ones that wait already, the group's state begins anew with all of them.
+        """
+        gone = [key for key in self._states if key not in routed]
+        if not gone:
+            return arrivals
+        moved = Arrivals.empty(len(self._services))
+        while gone:
+            for key in gone:
+                del self._states[key]
+                moved = moved.followed_by(_still_waiting(self._last.pop(key)))
+            moved = _in_order(moved)
+            gone = [
+                key
+                for key, lanes in routed.items()
+                if key in self._states and _overtaken(_still_waiting(self._last[key]), moved, lanes)
+            ]
+        return moved.followed_by(arrivals)
 
 
-def _key(group: SubCluster) -> tuple[str, tuple[str, ...]]:
-    return group.batching[0].discipline, tuple(sorted(group.services))
+def _keys(groups: Sequence[SubCluster]) -> list[Key]:
+    """Return the key of each group's state."""
+    alike: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    keys = []
+    for group in groups:
+        kind = group.batching[0].discipline, tuple(sorted(group.services))
+        keys.append((*kind, alike[kind]))
+        alike[kind] += 1
+    return keys
+
+
+def _in_order(arrivals: Arrivals) -> Arrivals:
+    """Sort the requests of each lane by time."""
+    lane = np.repeat(np.arange(len(arrivals.offsets) - 1), np.diff(arrivals.offsets))
+    order = np.lexsort((arrivals.ns, lane))
+    return Arrivals(arrivals.ns[order], arrivals.offsets, arrivals.size[order])
+
+
+def _overtaken(waiting: Arrivals, joining: Arrivals, lanes: Sequence[int]) -> bool:
+    """Say whether requests join one of these lanes that came before others which wait there."""
+    for lane in lanes:
+        last, first = waiting.offsets[lane + 1], joining.offsets[lane]
+        there, come = last > waiting.offsets[lane], joining.offsets[lane + 1] > first
+        if there and come and joining.ns[first] < waiting.ns[last - 1]:
+            return True
+    return False
 
 
 def _place(instance: Instance) -> tuple[str, str, int]:
@@ -140,14 +182,6 @@ def _crowd(instances: Mapping[str, Ready]) -> Mapping[tuple[str, str, int], floa
         for instance in ready.instances:
             crowd[_place(instance)] += instance.gpu_percent
     return crowd
-
-
-def _merge(older: Arrivals, newer: Arrivals) -> Arrivals:
-    if not len(older):
-        return newer
-    if not len(newer):
-        return older
-    return Arrivals(*splice(older.ns, older.offsets, older.size, newer.ns, newer.offsets, newer.size))
 
 
 def _select(arrivals: Arrivals, services: Sequence[int]) -> Arrivals:

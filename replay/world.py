@@ -107,13 +107,13 @@ class World:
     def _pass(self, until_ns: int) -> tuple[int, int]:
         """Take what arrives until then and serve it; return how many arrived and how many were good."""
         arrivals = self._source.until(min(until_ns, self._to_ns))
+        by_lane, too_large = self._lanes.split(arrivals)
         if self._lanes.apart:
-            by_lane, _ = self._lanes.split(arrivals)
             counted = np.concatenate(([0], np.cumsum((by_lane.ns >= self._from_ns) & (by_lane.ns < self._to_ns))))
             self._offered_by_lane += np.diff(counted[by_lane.offsets])
         if self._remember_ns:
             self._log.add(arrivals, until_ns)
-        good = self._serve(arrivals, until_ns)
+        good = self._serve(by_lane, too_large, until_ns)
         if self._remember_ns:
             self._unread.append((until_ns, self._settled.copy()))
         self._settled[:] = 0
@@ -128,8 +128,9 @@ class World:
         longest = max(s.slo_s for s in self.services)
         end_ns = self._to_ns + round(2 * longest * 1e9)
         self._suffer(self.now_ns)
+        nothing = self._lanes.split(Arrivals.empty(len(self.services)))
         for stop_ns in (*self._turns[: bisect_left(self._turns, end_ns)], end_ns):
-            self._serve(Arrivals.empty(len(self.services)), stop_ns)
+            self._serve(*nothing, stop_ns)
             self._suffer(stop_ns)
         left = self._server.waiting()
         self._tally.drop(left.ns, left.offsets)
@@ -177,8 +178,8 @@ class World:
         self._log.forget(watermark - self._remember_ns)
         return LogView(watermark / 1e9, load, outcomes, recent, (begin / 1e9, watermark / 1e9))
 
-    def _serve(self, arrivals: Arrivals, until_ns: int) -> int:
-        """Advance every group and count what was settled; return the good ones."""
+    def _serve(self, by_lane: Arrivals, too_large: Arrivals, until_ns: int) -> int:
+        """Advance every group and count what was settled; return the good ones. Nobody serves what is too large."""
         cluster = self.cluster
         slots: dict[str, list[Slot]] = {}
         instances: dict[str, Ready] = {}
@@ -191,11 +192,12 @@ class World:
                 np.array([s.number for s in ready], np.int64),
                 np.array([max(s.free_ns, s.created_ns) for s in ready], np.int64),
             )
-        made, lost = self._server.advance(cluster.sub_clusters, cluster.routes, instances, arrivals, until_ns)
+        made, lost = self._server.advance(cluster.sub_clusters, cluster.routes, instances, by_lane, until_ns)
+        lost = lost.followed_by(too_large)
         accounts = [(group, self._losses.taken_from(served, instances[group.name], until_ns)) for group, served in made]
         if self._recorder is not None:
             ran = [(instances[group.name].number, served) for group, served in accounts]
-            self._recorder.note(ran, len(arrivals), until_ns)
+            self._recorder.note(ran, len(by_lane) + len(too_large), until_ns)
         good = 0
         for group, served in accounts:
             settled = self._tally.add(served)

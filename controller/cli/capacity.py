@@ -13,6 +13,7 @@ from partita.errors import ConfigError
 
 if TYPE_CHECKING:
     from partita.controller.config import Scenario
+    from partita.controller.whatif.capacity import By, Find
 
 
 @click.command()
@@ -86,8 +87,8 @@ if TYPE_CHECKING:
 def capacity(
     scenario: Path,
     bad_rate: float,
-    by: str,
-    find: str,
+    by: By,
+    find: Find,
     seeds: int,
     disciplines: tuple[str, ...],
     policy: str | None,
@@ -133,8 +134,8 @@ def capacity(
             scenario.parent,
             names,
             tuple(range(given.seed, given.seed + seeds)),
-            find="gpus" if find == "gpus" else "rate",
-            by="average" if by == "average" else "worst",
+            find=find,
+            by=by,
             bad_rate=bad_rate,
             resolution=resolution,
             curve=curve,
@@ -144,7 +145,7 @@ def capacity(
             most_gpus=most,
             dsn=stack.enter_context(database.serve()) if given.demand.log else None,
         )
-        check_runs([(_under(given, name), policy) for name in names])
+        check_runs(names, [policy])
         basis, points = look_at(asked), list[Point]()
         watch = stack.enter_context(counting("runs", quiet=quiet))
         try:
@@ -179,9 +180,3 @@ def _entry(scenario: Scenario, entry: int | None) -> int:
             f"there is no entry {entry} in the cluster, the last is {there - 1}", key="--entry", value=entry
         )
     return entry or 0
-
-
-def _under(scenario: Scenario, discipline: str) -> Scenario:
-    if discipline == scenario.discipline.name:
-        return scenario
-    return scenario.model_copy(update={"discipline": scenario.discipline.renamed(discipline)})

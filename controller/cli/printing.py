@@ -1,4 +1,4 @@
-"""What the commands print on stdout: the score table."""
+"""What the commands print on stdout: score tables and those of the what-if tools."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def print_scores(result: Mapping[str, Any]) -> None:
     """Print a result's score table, as one or, on a narrow terminal, as two, and which targets were missed."""
     scores = result["scores"]
     failed = misses(scores, targets_of(scores, result["scenario"]))
-    console = _console()
+    console = wide_console()
     middle = 7
     parts = ((0, len(COLUMNS)),) if console.width >= NARROW else ((0, middle), (middle, len(COLUMNS)))
     for first, end in parts:
@@ -44,7 +44,7 @@ def print_scores(result: Mapping[str, Any]) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table of the what-if tools; one that is too wide is cut into several, each with the names at its left."""
-    console = _console()
+    console = wide_console()
     widths = [
         max(map(len, [*h.split("\n"), *(row[n] for row in table.rows)])) + 3 for n, h in enumerate(table.headings)
     ]
@@ -70,7 +70,8 @@ def _parts(widths: Sequence[int], names: int, room: int) -> Iterator[tuple[int, 
     yield first, len(widths)
 
 
-def _console() -> Console:
+def wide_console() -> Console:
+    """Return what tables are printed on: as wide as the terminal, or PIPED_WIDTH where there is none to ask."""
     console = Console()
     wide = console.is_terminal or "COLUMNS" in os.environ
     return console if wide else Console(width=PIPED_WIDTH)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,17 +120,14 @@ def _plain(table: LatencyTable, name: str, curves: Curves) -> dict[str, Any]:
 
 def _print(headings: list[str], rows: list[list[str]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from partita.controller.cli.printing import PIPED_WIDTH
+    from partita.controller.cli.printing import wide_console
 
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for n, heading in enumerate(headings):
         grid.add_column(Text(heading), justify="left" if n == 0 else "right", overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, row))
-    console = Console()
-    wide = console.is_terminal or "COLUMNS" in os.environ
-    (console if wide else Console(width=PIPED_WIDTH)).print(grid)
+    wide_console().print(grid)

@@ -92,7 +92,7 @@ def sweep(
         policies=tuple(dict.fromkeys(policies)) or (None,),
         seeds=range(given.seed, given.seed + seeds),
     )
-    check_runs([(cell.scenario, cell.policy) for cell in cells])
+    check_runs((cell.scenario.discipline.name for cell in cells), (cell.policy for cell in cells))
     beside = journal_beside(out)
     header = header_of(given)
     with ExitStack() as stack:
@@ -129,10 +129,13 @@ def _engine(engine: str, scheduler: str | None, workers: int | None) -> Callable
 
 def _end(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]]) -> None:
     """Say which cells failed; exit code 1 if any did."""
+    from partita.controller.whatif.grid import written
+
     failed = [(cell, records[cell.name]["problem"]) for cell in cells if records[cell.name]["problem"] is not None]
     for cell, problem in failed:
-        settings = [f"{key}={value}" for key, value in cell.settings]
-        click.echo(f"Failed: {', '.join([*settings, f'seed {cell.seed}'])}: {problem}", err=True)
+        settings = [f"{key}={written(value)}" for key, value in cell.settings]
+        policy = [] if cell.policy is None else [cell.policy]
+        click.echo(f"Failed: {', '.join([*settings, *policy, f'seed {cell.seed}'])}: {problem}", err=True)
     if failed:
         click.echo(f"Error: {len(failed):,} of {len(cells):,} cells failed; the others are in the file.", err=True)
         sys.exit(1)

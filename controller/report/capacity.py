@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from partita.controller.report.frame import dot, figure_card, folded, page, run_again
 from partita.controller.results import write_whole
 from partita.controller.whatif.tables import Table, capacity_remarks, capacity_table
-from partita.controller.wording import span
+from partita.controller.wording import gpus, span
 from partita.plots import Scan, bad_rate_figure, goodput_by_rate
 
 Point = Mapping[str, Any]
@@ -93,8 +93,8 @@ def _measured(document: Mapping[str, Any]) -> str:
     law = document["scenario"]["load"].get("arrivals")
     length = f", {span(law['duration_s'])} each" if law else ""
     band = "; the bands go from the lowest to the highest of them" if seeds > 1 else ""
-    gpus = f"{bounds['gpus']:,} GPU{'s' if bounds['gpus'] != 1 else ''}"
-    return f"{len(points):,} runs on up to {gpus}{length}, with {seeds} seed{'s' if seeds > 1 else ''}{band}."
+    drawn = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    return f"{len(points):,} runs on up to {gpus(bounds['gpus'])}{length}, with {drawn}{band}."
 
 
 def _table(table: Table, disciplines: Sequence[str]) -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from partita.controller.config import Scenario
+from partita.controller.demand import read_demand
 from partita.controller.results import versions
+from partita.controller.run import run_scenario
 from partita.controller.whatif.grid import vary_scenario
-from partita.controller.whatif.task import Outcome, Task, run_task
+from partita.controller.whatif.task import Outcome, Task
 from partita.controller.whatif.workers import Workers
 from partita.controller.wording import percent
 from partita.errors import ConfigError, Failed, Infeasible, TraceError
@@ -117,16 +119,14 @@ class _Hunt:
 def look_at(asked: Asked) -> Basis:
     """Run the scenario once as it is, without a controller, to learn its rate and its bounds."""
     scenario = asked.scenario
-    outcome = run_task(Task("as it is", scenario, asked.seeds[0], dsn=asked.dsn))
-    if outcome.score is None:
-        raise Infeasible(str(outcome.problem))
-    score = outcome.score
-    if not score["offered"]:
+    demand = read_demand(scenario, dsn=asked.dsn)
+    score = run_scenario(scenario, policy=None, seed=asked.seeds[0], demand=demand).score
+    if not score.offered:
         raise ConfigError("no request arrives in the time that is counted", key="load")
     return Basis(
-        score["offered"] / score["duration_s"],
-        score["bound_fluid_rps"],
-        score["bound_staggered_rps"],
+        score.offered / score.duration_s,
+        score.bound_fluid_rps,
+        score.bound_staggered_rps,
         len(scenario.inventory()),
     )
 

@@ -159,14 +159,15 @@ def _of_sweep(path: Path, *, named: bool) -> Iterator[Side]:
 def _of_capacity(path: Path, document: Mapping[str, Any], *, named: bool) -> Iterator[Side]:
     if not document["finished"]:
         raise ConfigError("is of a search that was stopped: it has no answers", file=str(path))
-    measure, kind = (RATE, "rates") if document["find"] == "rate" else (GPUS, "gpus")
+    measure = RATE if document["find"] == "rate" else GPUS
+    kind: Kind = "rates" if measure is RATE else "gpus"
+    asked = {**_without_seed(document["scenario"]), "policy": document["policy"]}
+    limit = (document["bad_rate"], document["by"])
     for discipline in document["disciplines"]:
         answer = document["answers"][discipline]
         label = f"{path.name}: {discipline}" if named else discipline
-        asked = {**_without_seed(document["scenario"]), "policy": document["policy"]}
         values = {int(seed): float(found["level"] or 0.0) for seed, found in answer["by_seed"].items()}
-        limit = (document["bad_rate"], document["by"])
-        yield Side(label, "rates" if kind == "rates" else "gpus", [path.name], asked, {measure: values}, limit)
+        yield Side(label, kind, [path.name], asked, {measure: values}, limit)
 
 
 def _without_seed(scenario: Mapping[str, Any]) -> dict[str, Any]:

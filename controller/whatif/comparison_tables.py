@@ -21,11 +21,7 @@ def means_table(compared: Sequence[Compared]) -> Table:
     measures = list(compared[0].means)
     rows = []
     for each in compared:
-        texts = []
-        for measure in measures:
-            found = each.means[measure]
-            around = f" ± {measure.write(found.half_width)}" if found.seeds > 1 else ""
-            texts.append(measure.write(found.mean) + around)
+        texts = [measure.write_mean(each.means[measure]) for measure in measures]
         rows.append((each.side.label, *texts, str(len(each.side.seeds))))
     return Table(("side\n", *(m.heading for m in measures), "seeds\n"), tuple(rows))
 

@@ -11,6 +11,8 @@ import logging
 from types import TracebackType
 from typing import Any, Self
 
+from partita.controller.results import versions
+from partita.controller.whatif.changes import changes
 from partita.controller.whatif.task import Outcome, Task, run_task
 from partita.controller.whatif.workers import Began
 from partita.errors import ConfigError, Failed
@@ -64,7 +66,7 @@ class DaskWorkers:
         del self._futures[future.key]
         match future.status:
             case "finished":
-                return [(task, future.result())]
+                return [(task, _of_ours(future.result()))]
             case "error":
                 return [(task, Outcome(None, _told(future.exception())))]
             case _:
@@ -73,6 +75,13 @@ class DaskWorkers:
                     "the same command goes on from what is done",
                     command="sweep",
                 )
+
+
+def _of_ours(outcome: Outcome) -> Outcome:
+    """Refuse what a worker with another version of anything that may change a number gave."""
+    for name, ours, theirs in changes(versions(), outcome.versions):
+        return Outcome(None, f"its worker has {name} {theirs}, and here is {ours}")
+    return outcome
 
 
 def _told(problem: BaseException) -> str:

@@ -32,20 +32,16 @@ class Vary:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of a sweep; `scenario` has the values in `settings`, by key."""
+    """One run of a sweep; `scenario` has the values in `settings`, by key.
 
+    `name` tells it from the other cells of any grid over the same scenario; a trace that is varied by what it holds.
+    """
+
+    name: str
     settings: tuple[tuple[str, Any], ...]
     policy: str | None
     seed: int
     scenario: Scenario
-
-    @property
-    def name(self) -> str:
-        """Tell it from the other cells of any grid over the same scenario; a trace that is varied by what it holds."""
-        name = {"vary": dict(self.settings), "policy": self.policy, "seed": self.seed}
-        if TRACE in dict(self.settings):
-            name["trace"] = mark_of(self.scenario.trace_path())
-        return to_json(name)
 
 
 def read_vary(text: str) -> Vary:
@@ -80,19 +76,24 @@ def cells_of(
     for values in product(*(vary.values for vary in varied)):
         settings = tuple(zip(keys, values, strict=True))
         changed = vary_scenario(scenario, settings, folder)
-        cells += [Cell(settings, policy, seed, changed) for policy in policies for seed in seeds]
+        begin: dict[str, Any] = {"vary": dict(settings)}
+        if TRACE in keys:
+            begin["trace"] = mark_of(changed.trace_path())
+        for policy, seed in product(policies, seeds):
+            name = to_json({**begin, "policy": policy, "seed": seed})
+            cells.append(Cell(name, settings, policy, seed, changed))
     return tuple(cells)
 
 
 def vary_scenario(scenario: Scenario, settings: Sequence[tuple[str, Any]], folder: Path) -> Scenario:
     """Return the scenario with other values; a discipline that is named keeps the settings that it has too."""
-    for key, value in settings:
-        if key == "discipline.name" and isinstance(value, str) and value != scenario.discipline.name:
-            scenario = scenario.model_copy(update={"discipline": scenario.discipline.renamed(value)})
-    document = scenario.model_dump(by_alias=True)
-    for key, value in settings:
-        _put(document, key, value)
     try:
+        for key, value in settings:
+            if key == "discipline.name" and isinstance(value, str) and value != scenario.discipline.name:
+                scenario = scenario.model_copy(update={"discipline": scenario.discipline.renamed(value)})
+        document = scenario.model_dump(by_alias=True)
+        for key, value in settings:
+            _put(document, key, value)
         return Scenario.model_validate(document, context={"folder": folder.resolve()})
     except ValidationError as problem:
         first = problem.errors()[0]

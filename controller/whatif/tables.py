@@ -12,7 +12,7 @@ from partita.controller.scoretable import NONE
 from partita.controller.whatif.grid import Cell, written
 from partita.controller.wording import gpus
 from partita.model.plain import to_json
-from partita.replay.significance import interval
+from partita.replay.significance import Interval, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class Measure:
     def write(self, value: float, *, sign: bool = False) -> str:
         """Write a value in the heading's unit."""
         return number(value * self.scale, self.digits, sign=sign)
+
+    def write_mean(self, found: Interval) -> str:
+        """Write a mean, ± half its interval if there is one."""
+        return self.write(found.mean) + (f" ± {self.write(found.half_width)}" if found.seeds > 1 else "")
 
 
 def number(value: float, digits: int, *, sign: bool = False) -> str:
@@ -80,11 +84,7 @@ def sweep_table(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]])
 def _means(scores: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
     if not scores:
         return [NONE] * len(MEASURES) + [f"0 of {seeds}"]
-    texts = []
-    for measure in MEASURES:
-        found = interval([measure.of(score) for score in scores])
-        around = f" ± {measure.write(found.half_width)}" if len(scores) > 1 else ""
-        texts.append(measure.write(found.mean) + around)
+    texts = [measure.write_mean(interval([measure.of(score) for score in scores])) for measure in MEASURES]
     return [*texts, str(seeds) if len(scores) == seeds else f"{len(scores)} of {seeds}"]
 
 

@@ -16,7 +16,6 @@ from partita.controller.results import versions
 from partita.controller.run import run_scenario
 from partita.errors import PartitaError
 from partita.model.plain import to_json, to_plain
-from partita.plugins.alarm import LIMIT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class Task:
     seed: int
     policy: str | None = None
     dsn: str | None = None
-    plugin_limit_s: float = LIMIT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Outcome:
     """What a task gave: its score record as plain data, or a problem in one sentence.
 
     `kind` is the problem's class among our errors; None is one that the same task need not meet again, such as the
-    death of its worker. `worker` is the process that ran it.
+    death of its worker. `worker` is the process that ran it, with these `versions`.
     """
 
     score: dict[str, Any] | None
@@ -55,13 +53,8 @@ def run_task(task: Task) -> Outcome:
         return Outcome(score, problem, kind, monotonic() - begun, os.getpid(), versions())
 
     try:
-        run = run_scenario(
-            task.scenario,
-            policy=task.policy,
-            seed=task.seed,
-            demand=_demand(task.scenario, task.dsn),
-            plugin_limit_s=task.plugin_limit_s,
-        )
+        demand = _demand(task.scenario, task.dsn)
+        run = run_scenario(task.scenario, policy=task.policy, seed=task.seed, demand=demand)
     except PartitaError as problem:
         return outcome(None, str(problem), type(problem).__name__)
     return outcome(to_plain(run.score))

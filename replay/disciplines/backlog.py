@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from partita.errors import ConfigError
 from partita.kernels import NEVER
 from partita.kernels.batches import FINISH, START, Batches, empty_batches
-from partita.kernels.splice import cut, splice
+from partita.kernels.splice import cut
 from partita.model.cluster import OptionValue
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
@@ -88,15 +88,6 @@ def _time_ns(parameters: Mapping[str, OptionValue], key: str, default_ns: int) -
     if isinstance(value, (str, bool)) or not 0 <= value <= LONGEST_MS:
         raise ConfigError(f"{value!r} is no time from 0 ms to a day", key=f"discipline.{key}", value=value)
     return round(value * 1e6)
-
-
-def join(waiting: Arrivals, arrivals: Arrivals) -> Arrivals:
-    """Put new arrivals behind the waiting requests of each service."""
-    if not len(waiting):
-        return arrivals
-    if not len(arrivals):
-        return waiting
-    return Arrivals(*splice(waiting.ns, waiting.offsets, waiting.size, arrivals.ns, arrivals.offsets, arrivals.size))
 
 
 def blank_account(requests: Arrivals) -> tuple[NDArray[np.int64], Batches]:

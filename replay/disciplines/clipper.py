@@ -21,7 +21,6 @@ from partita.replay.disciplines.backlog import (
     blank_account,
     common_choice,
     delays_ns,
-    join,
     settle_account,
 )
 from partita.replay.disciplines.lanes import NOBODY, carried, instances_of
@@ -70,7 +69,7 @@ class Clipper:
             seed(pool),
         )
         memory = remembered(state.memory, pool, pool.by_kind().planned_ns.shape[2] if variant == "v2" else 1)
-        requests = join(state.waiting, arrivals)
+        requests = state.waiting.followed_by(arrivals)
         account, log = blank_account(requests)
         head = requests.offsets[:-1].copy()
         logged = kernel.advance_clipper(

@@ -20,7 +20,7 @@ from partita.kernels.instances import Instances
 from partita.kernels.splice import cut
 from partita.model.load import Arrivals
 from partita.ports import Kinds, Pool, Served
-from partita.replay.disciplines.backlog import GPU_CHOICES, LONGEST_MS, blank_account, choice, join
+from partita.replay.disciplines.backlog import GPU_CHOICES, LONGEST_MS, blank_account, choice
 
 LARGEST_BATCH = 8
 MOST = 1024
@@ -86,7 +86,7 @@ class Clockwork:
             pool.control_ns,
             pool.data_ns,
         )
-        requests = join(state.waiting, arrivals)
+        requests = state.waiting.followed_by(arrivals)
         account, log = blank_account(requests)
         first = requests.offsets[:-1]
         services = np.empty((len(first), kernel.COLUMNS), np.int64)

@@ -18,7 +18,7 @@ from partita.kernels import deferred as kernel
 from partita.kernels.instances import Instances
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import blank_account, choice, join, settle_account
+from partita.replay.disciplines.backlog import blank_account, choice, settle_account
 
 WINDOWS = {
     "frontrun": candidates.FRONTRUN,
@@ -70,7 +70,7 @@ class Deferred:
         self, state: DeferredState, arrivals: Arrivals, pool: Pool, until_ns: int
     ) -> tuple[DeferredState, Served]:
         """Serve until `until_ns`; see `partita.ports.Discipline`."""
-        requests = join(state.waiting, arrivals)
+        requests = state.waiting.followed_by(arrivals)
         account, log = blank_account(requests)
         table, first = state.columns, requests.offsets[:-1]
         moved = first - table[:, columns.HEAD]

@@ -13,7 +13,6 @@ from partita.kernels.instances import Instances
 from partita.kernels.lanes import NOWHERE, UNIT, Dealer, Hands, Lanes, deal, into_lanes, out_of_lanes
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import join
 
 NOBODY = np.empty(0, np.int64)
 Entry = TypeVar("Entry", np.int64, np.float64)
@@ -64,7 +63,7 @@ class Round:
     @classmethod
     def open(cls, hall: Hall, arrivals: Arrivals, pool: Pool) -> Round:
         """Let new arrivals join; whoever waits at an instance that is gone waits nowhere."""
-        requests = join(hall.waiting, arrivals)
+        requests = hall.waiting.followed_by(arrivals)
         hands = Hands(np.full(len(requests), NOWHERE), np.zeros(len(requests), np.int64))
         moved = requests.offsets[:-1] - hall.waiting.offsets[:-1]
         rows = np.arange(len(hall.waiting)) + np.repeat(moved, np.diff(hall.waiting.offsets))

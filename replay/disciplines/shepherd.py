@@ -18,7 +18,7 @@ from partita.kernels.batches import FINISH, START
 from partita.kernels.instances import Instances
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import LONGEST_MS, blank_account, choice, join
+from partita.replay.disciplines.backlog import LONGEST_MS, blank_account, choice
 
 THRESHOLD = 3.03
 """How many times as large a batch must be to cut a running one short, as the emulation has it."""
@@ -125,7 +125,7 @@ def _find_again(state: ShepherdState, pool: Pool) -> tuple[NDArray[np.int64], ND
 
 def _join(state: ShepherdState, arrivals: Arrivals) -> tuple[Arrivals, NDArray[np.int64]]:
     """Put new arrivals behind what is present of each service; return where each request is, too."""
-    requests = join(state.present, arrivals)
+    requests = state.present.followed_by(arrivals)
     owner = np.full(len(requests), kernel.COMING, np.int64)
     counts = np.diff(state.present.offsets)
     shift = np.repeat(requests.offsets[:-1] - state.present.offsets[:-1], counts)

@@ -21,7 +21,6 @@ from partita.replay.disciplines.backlog import (
     blank_account,
     common_choice,
     delays_ns,
-    join,
     queue_limits_ns,
     settle_account,
 )
@@ -77,7 +76,7 @@ class Timeout:
             this_round.settle(lanes)
             hall, served = this_round.close(pool, pool.control_ns, pool.data_ns)
             return TimeoutState(hall, until_ns), served
-        requests = join(state.hall.waiting, arrivals)
+        requests = state.hall.waiting.followed_by(arrivals)
         account, log = blank_account(requests)
         head = requests.offsets[:-1].copy()
         logged = advance_timeout(

@@ -25,7 +25,6 @@ from partita.replay.disciplines.backlog import (
     common_choice,
     common_time_ns,
     delays_ns,
-    join,
     queue_limits_ns,
     settle_account,
     whole_numbers,
@@ -74,7 +73,7 @@ class Triton:
         """Serve until `until_ns`; see `partita.ports.Discipline`."""
         instances = whole_numbers(pool, "instances", 1, MOST_INSTANCES)
         taken_until = _taken_until(state, pool, instances)
-        requests = join(state.waiting, arrivals)
+        requests = state.waiting.followed_by(arrivals)
         account, log = blank_account(requests)
         head = requests.offsets[:-1].copy()
         logged = advance_triton(

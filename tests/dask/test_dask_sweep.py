@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -112,6 +113,25 @@ def test_a_killed_scheduler_ends_the_sweep_and_another_goes_on(tmp_path: Path) -
     assert finished >= CELLS // 2
     assert house.done() == CELLS  # one entry a cell: none was done twice
     assert house.table()["problem"].null_count() == CELLS
+
+
+def test_a_worker_of_another_version_gives_nothing(tmp_path: Path) -> None:
+    house = build(tmp_path)
+    other = tmp_path / "other" / "scipy-0.0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: scipy\nVersion: 0.0.1\n")
+    before = house.environment.get("PYTHONPATH")
+    paths = os.pathsep.join([str(other.parent), *([before] if before else [])])
+    strange = replace(house, environment={**house.environment, "PYTHONPATH": paths})
+    with cluster(strange) as dask, house.started("--engine", "dask", "--scheduler", dask.address) as sweep:
+        _, problems = sweep.communicate(timeout=PATIENCE_S)
+    assert sweep.returncode == 1
+    assert problems.count("its worker has scipy 0.0.1, and here is ") == CELLS
+    assert house.table()["problem"].null_count() == 0
+    with cluster(house) as dask, house.started("--engine", "dask", "--scheduler", dask.address) as sweep:
+        _, problems = sweep.communicate(timeout=PATIENCE_S)
+    assert sweep.returncode == 0, problems
+    assert house.table()["problem"].null_count() == CELLS  # all were tried anew
 
 
 def test_no_scheduler_is_one_sentence(tmp_path: Path) -> None:

@@ -222,10 +222,12 @@ def test_a_cell_that_cannot_run_is_reported_and_the_others_finish(capsys: pytest
         SCENARIO.replace("memory_gib: 1.2", "memory_gib: 60").replace("load:\n", other) + "  " + load
     )
     with pytest.raises(SystemExit) as stop:
-        main(["sweep", "s.yaml", "--vary", "cluster.0.count=1,2", "--out", "o.parquet", "--quiet"])
+        main(
+            ["sweep", "s.yaml", "--vary", "cluster.0.count=1,2", "--policy", "static", "--out", "o.parquet", "--quiet"]
+        )
     assert stop.value.code == 1
     first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("Failed: cluster.0.count=1, seed 1: no instance is left for ")
+    assert first.startswith("Failed: cluster.0.count=1, static, seed 1: no instance is left for ")
     assert last == "Error: 1 of 2 cells failed; the others are in the file."
     assert [problem is None for problem in pl.read_parquet("o.parquet")["problem"]] == [False, True]
 

@@ -60,7 +60,9 @@ def test_both_bounds_are_drawn_over_all_rates() -> None:
     for name, height in (("staggered bound", 220.0), ("fluid bound", 275.0)):
         assert (list(drawn[name].x), list(drawn[name].y)) == ([0.0, 300.0], [height] * 2)
     assert list(drawn["all in time"].y) == [0.0, 300.0]
-    assert "fluid bound" not in {trace.name for trace in goodput_by_rate(scans, staggered_rps=220.0).data}
+    for none in (None, 0.0):
+        figure = goodput_by_rate(scans, staggered_rps=220.0, fluid_rps=none)
+        assert "fluid bound" not in {trace.name for trace in figure.data}
 
 
 def test_a_bad_rate_of_nothing_stays_on_the_logarithmic_axis() -> None:
@@ -92,6 +94,12 @@ def test_a_search_for_gpus_has_no_goodput_by_rate() -> None:
     html = capacity_text(document(find="gpus"), title="t")
     assert 'draw("goodput"' not in html
     assert 'draw("bad"' in html
+
+
+def test_the_bad_rate_drawn_is_that_of_the_search() -> None:
+    worst, average = (capacity_text(document(by=by), title="t").split('draw("bad"')[1] for by in ("worst", "average"))
+    drawn = [text[: text.index("</script>")] for text in (worst, average)]
+    assert drawn[0] != drawn[1]
 
 
 def test_nothing_measured_is_said_in_a_table_alone() -> None:

@@ -84,6 +84,16 @@ def test_a_fall_that_chance_explains_is_no_contradiction() -> None:
     assert noisy.conclude(many).contradiction == (500.0, 750.0)
 
 
+@pytest.mark.parametrize(
+    ("easier", "harder", "contradict"),
+    [(0.030, 0.022, False), (0.030, 0.018, True), (0.0102, 0.0098, True), (0.0098, 0.0001, False)],
+)
+def test_a_fall_counts_if_it_is_wide_or_crosses_the_limit(easier: float, harder: float, contradict: bool) -> None:
+    readings = {250.0: Reading(easier, 10**7), 500.0: Reading(harder, 10**7)}
+    found = HighestRate(0.01, 1000.0).conclude(readings)
+    assert found.contradiction == ((250.0, 500.0) if contradict else None)
+
+
 def test_a_curve_is_measured_beside_the_search() -> None:
     plain, few = play(HighestRate(0.01, 1000.0), knee(600))
     found, measured = play(HighestRate(0.01, 1000.0, curve=10), knee(600))
@@ -100,6 +110,18 @@ def test_the_fewest_gpus(guess: int, enough: int) -> None:
     assert enough == 1 or enough - 1 in measured
     assert all(1 <= gpus <= 16 for gpus in measured)
     assert len(measured) <= 8
+
+
+@pytest.mark.parametrize(("guess", "enough"), [(1, 700), (700, 3)])
+def test_a_guess_far_off_costs_few_measurements(guess: int, enough: int) -> None:
+    found, measured = play(FewestGpus(0.01, guess, 1000), lambda gpus: 0.0 if gpus >= enough else 0.015)
+    assert found.level == enough
+    assert len(measured) <= 22  # steps double out to it, and halve back: ten each
+
+
+def test_a_scan_says_how_much_it_will_measure() -> None:
+    assert FewestGpus(0.01, 5, 40, scan=True).remaining({}) == GRID
+    assert FewestGpus(0.01, 5, 10, scan=True).remaining({}) == 6
 
 
 def test_too_few_gpus_at_most() -> None:

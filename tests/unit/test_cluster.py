@@ -26,6 +26,7 @@ from partita.model.plan import (
     StopReplicas,
 )
 from partita.replay.cluster import Delays, SimulatedCluster
+from partita.replay.failures import Failure
 
 INVENTORY = gpus(3)
 DELAYS = Delays(model_load_s=20.0, repartition_s=4.0)
@@ -423,3 +424,13 @@ def test_shares_inside_mig_instances() -> None:
     assert [slot.number for slot in cluster.slots.values()] == [0, 4, 16]
     with pytest.raises(Busy):
         apply(cluster, 2.0, CreateInstance(share("z", 50.0, "3g.40gb", 0), ""))
+
+
+def test_a_gpu_that_fails_while_it_drains_is_not_paid_beyond_its_failure() -> None:
+    """Its last batch would have run until second 30; it failed at 10, and is given back at 12."""
+    cluster = begin()
+    cluster.slots["gpu0"].busy_ns = at(30)
+    apply(cluster, 5, DestroyInstance("gpu0", ""))
+    cluster.fail(Failure(at(10), at(90), gpu="gpu0"))
+    apply(cluster, 12, Release("gpu0", ""))
+    assert cluster.gpu_seconds(0, at(60)) == 12

@@ -413,3 +413,27 @@ def test_batches_of_one_wait_as_in_an_m_d_1_queue(load: float) -> None:
     wait_ms = (served.start_ns - served.arrivals.ns).mean() / MS
     # 400,000 waits, correlated over about 1 / (1 - ρ)² services: three standard errors are below 4 %.
     assert wait_ms == pytest.approx(load / (2 * (1 - load)), rel=0.04)
+
+
+@pytest.mark.parametrize(("overhead_ms", "waits"), [(0.1, False), (20.0, True)])
+def test_a_crowd_defers_unless_there_is_nothing_to_gain(overhead_ms: float, waits: bool) -> None:
+    """One service keeps four instances busy: it waits as deferred does, but not where a batch has no overhead."""
+    curve = LatencyCurve.linear(5.0, overhead_ms, up_to=16)
+    pool = Pool(
+        active=np.zeros(1, np.int64),
+        slo_ns=np.array([150 * MS]),
+        max_batch=np.array([16]),
+        latency_ns=curve.table_ns(16)[None, :],
+        number=np.arange(4),
+        free_at_ns=np.zeros(4, np.int64),
+    )
+    rate_rps = 0.96 * 4 / (curve.latency_s(12) / 12)
+    ns = np.cumsum(np.random.default_rng(1).exponential(1e9 / rate_rps, int(12 * rate_rps))).astype(np.int64)
+    arrivals = Arrivals(ns, np.array([0, len(ns)]), np.zeros(len(ns), np.float32))
+
+    def mean_batch(discipline: Discipline) -> float:
+        mine = replace(pool, free_at_ns=pool.free_at_ns.copy())
+        _, served = discipline.advance(discipline.initial_state(1), arrivals, mine, int(ns[-1]))
+        return float(served.batch_size[served.batch_start_ns > 6 * 10**9].mean())
+
+    assert (mean_batch(Adaptive()) > 0.9 * mean_batch(Deferred())) == waits

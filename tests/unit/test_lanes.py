@@ -73,7 +73,6 @@ def test_an_account_of_lanes_becomes_one_of_services() -> None:
     assert joined.arrivals.offsets.tolist() == [0, 2, 3]
     assert joined.arrivals.ns.tolist() == [2, 1, 3]
     assert joined.batch_service.tolist() == [0, 0, 1, 0]
-    assert lanes.of_services(np.array([5, 6, 7])).tolist() == [11, 7]
 
 
 def test_many_sizes_keep_everybody_once() -> None:

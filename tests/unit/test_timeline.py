@@ -115,11 +115,21 @@ def test_no_more_batches_are_kept_than_can_be_drawn() -> None:
     assert window.span_s == pytest.approx((0.0, ran[MOST_BATCHES - 1][3]))
 
 
+def test_a_shorter_last_interval_is_full_if_its_instances_are() -> None:
+    recorder = OccupancyRecorder(gpus(1), ("a",), 241.0)
+    note(recorder, 241.0, [at(0)], [(at(0), 0, 1, 238.0, 241.0)])
+    found = recorder.occupancy()
+    assert found.width_s == 2.0
+    assert found.ready[-2:].tolist() == [1.0, 1.0]
+    assert found.working[0, -2:].tolist() == [1.0, 1.0]
+
+
 def test_what_runs_past_the_end_is_left_out() -> None:
     recorder = OccupancyRecorder(gpus(1), ("a",), 2.5)
     note(recorder, 2.5, [at(0)], [(at(0), 0, 1, 2.0, 9.0)])
-    note(recorder, 9.0, [at(0)], [(at(0), 0, 1, 3.0, 4.0)], arrived=0)
+    note(recorder, 9.0, [at(0)], [(at(0), 0, 1, 3.0, 4.0)], arrived=100)
     found = recorder.occupancy()
+    assert found.batches.span_s == (0.0, 2.5)
     assert found.working.sum() * found.width_s == pytest.approx(0.5)
     assert found.busy.shape[1] * found.width_s == pytest.approx(2.5)
 

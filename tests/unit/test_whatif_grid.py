@@ -7,6 +7,7 @@ import pytest
 from partita.controller.config import Scenario
 from partita.controller.scenario_file import parse_scenario
 from partita.controller.whatif.grid import Vary, cells_of, read_vary, vary_scenario
+from partita.controller.whatif.tracemark import PIECE, mark_of
 from partita.errors import ConfigError
 
 TEXT = """\
@@ -89,6 +90,17 @@ def test_a_trace_that_is_varied_is_known_by_what_it_holds(tmp_path: Path) -> Non
     assert [old == new for old, new in zip(before, names(), strict=True)] == [True, False]
 
 
+def test_a_large_trace_is_known_by_its_start_and_its_end(tmp_path: Path) -> None:
+    trace, content = tmp_path / "t.csv", bytearray(3 * PIECE)
+    marks = []
+    for changed in (None, 0, len(content) - 1):
+        if changed is not None:
+            content[changed] = 1
+        trace.write_bytes(content)
+        marks.append(mark_of(trace)["digest"])
+    assert len(set(marks)) == 3
+
+
 def test_a_discipline_keeps_the_settings_it_has_too(scenario: Scenario, tmp_path: Path) -> None:
     found = vary_scenario(scenario, [("discipline.name", "eager")], tmp_path).discipline
     assert (found.name, found.timeout_ms, found.max_batch) == ("eager", None, 8)
@@ -110,6 +122,8 @@ def test_no_settings_are_the_scenario_itself(scenario: Scenario, tmp_path: Path)
         ("load.arrivals.rate_rps", "fast", "'fast' should be a valid number"),
         ("load.share.a", 0.9, "the shares must sum to 1"),
         ("services.0.slo_ms", 3, "can never be met"),
+        ("discipline.name", "", "discipline.name=: '' "),
+        ("discipline.name", None, "discipline.name=null: None should be a valid string"),
         ("seed", 3, "'seed' is varied by --seeds"),
         ("policies", ["static"], "'policies' is varied by --policy"),
     ],

@@ -9,6 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.kernels.splice import splice
 from partita.model.cluster import ClusterState
 from partita.model.plan import Command, Plan
 
@@ -108,6 +109,14 @@ class Arrivals:
     def empty(cls, services: int) -> Arrivals:
         """Return no requests at all for this many services."""
         return cls(np.empty(0, np.int64), np.zeros(services + 1, np.int64), np.empty(0, np.float32))
+
+    def followed_by(self, newer: Arrivals) -> Arrivals:
+        """Return these with the newer ones of each service behind its own."""
+        if not len(self):
+            return newer
+        if not len(newer):
+            return self
+        return Arrivals(*splice(self.ns, self.offsets, self.size, newer.ns, newer.offsets, newer.size))
 
 
 @dataclass(frozen=True, slots=True)

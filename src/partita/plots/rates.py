@@ -47,7 +47,7 @@ def goodput_by_rate(
             -1
         ].hovertemplate = f"{escape(name)}: %{{y:,.1f}} of %{{x:,.1f}} requests a second in time<extra></extra>"
     for what, bound, dash in (("staggered bound", staggered_rps, "dash"), ("fluid bound", fluid_rps, "longdashdot")):
-        if bound is not None and np.isfinite(bound):
+        if bound:  # none, or 0 where a cluster of several profiles has none
             figure.add_scatter(
                 x=[0.0, highest], y=[bound, bound], mode="lines", name=what,
                 line={"color": LOAD, "dash": dash, "width": 1.6},

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import DrawingEnded, PartitaError
-from partita.kernels.splice import splice, take_before
+from partita.kernels.splice import take_before
 from partita.model.load import Arrivals
 from partita.ports import TraceReader
 from partita.traces.arrivals import DEFAULT_SIZE, TraceArrivals
@@ -142,8 +142,7 @@ class DrawnApart:
             if self._drawn[0].until_ns > ns:
                 break
             self._drawn.popleft()
-        found = [arrivals for arrivals in found if len(arrivals)]
-        return reduce(_behind, found) if found else Arrivals.empty(len(self.services))
+        return reduce(Arrivals.followed_by, found, Arrivals.empty(len(self.services)))
 
     def _receive(self) -> _Drawn:
         """Read what the other process has drawn next."""
@@ -187,10 +186,6 @@ class _Drawn:
         if self.until_ns <= ns and np.array_equal(self.taken, a.offsets[:-1]):
             return a
         return Arrivals(*take_before(a.ns, a.offsets, a.size, self.taken, ns))
-
-
-def _behind(older: Arrivals, newer: Arrivals) -> Arrivals:
-    return Arrivals(*splice(older.ns, older.offsets, older.size, newer.ns, newer.offsets, newer.size))
 
 
 def _fill(room: memoryview, pipe: BinaryIO | object, drawn: DrawnApart) -> None:
