@@ -12,7 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, model_validator
 
 from partita.controller.config import Setup
-from partita.controller.entries import Entry, Name, NotNegative, Policy, Positive, closest, refuse
+from partita.controller.entries import Policy
+from partita.controller.entry import Entry, Name, NotNegative, Positive, closest, refuse
 from partita.controller.live.patience import Patience
 from partita.controller.state import OnDrift, OnMissing
 from partita.model.cluster import OptionValue

@@ -1,7 +1,7 @@
 """The scenario: what a user may write in a file, checked as a whole and turned into the values the loop works with.
 
-`entries` holds its parts; `scenario_file` reads the file and says in one sentence what is wrong with it. What it has in
-common with the file of a live cluster (`cluster_file`) is a `Setup`.
+`entries`, `service_entries` and `load_entries` hold its parts; `scenario_file` reads the file and says in one sentence
+what is wrong with it. What it has in common with the file of a live cluster (`cluster_file`) is a `Setup`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,16 @@ from partita.controller.entries import (
     ClusterEntry,
     ControlEntry,
     DisciplineEntry,
-    Entry,
     FailureEntry,
     FailureLawEntry,
     FailureOrLaw,
-    LoadEntry,
     OverheadsEntry,
     Policy,
-    ServiceEntry,
     VariationEntry,
-    Window,
-    closest,
-    refuse,
 )
+from partita.controller.entry import Entry, closest, refuse
+from partita.controller.load_entries import LoadEntry, Window
+from partita.controller.service_entries import ServiceEntry
 from partita.errors import ConfigError, PartitaError
 from partita.model.cluster import MOST_ON_A_GPU, Gpu, Instance, instances_of
 from partita.model.plan import OptionValue

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from partita.controller.ahead import Ahead
 from partita.controller.config import Scenario
-from partita.controller.entries import Window
+from partita.controller.load_entries import Window
 from partita.controller.tracefiles import choose_import, choose_reader, exported_blocks
 from partita.errors import ConfigError, TraceError
 from partita.model.service import Service

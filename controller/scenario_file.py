@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from partita.controller.config import Scenario, Setup
-from partita.controller.entries import shorten
+from partita.controller.entry import shorten
 from partita.errors import ConfigError
 
 File = TypeVar("File", bound=Setup)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from partita.controller.config import Scenario
-from partita.controller.entries import shorten
+from partita.controller.entry import shorten
 from partita.controller.scenario_file import read_values
 from partita.controller.whatif.tracemark import mark_of
 from partita.errors import ConfigError

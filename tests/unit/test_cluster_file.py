@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from partita.controller import cluster_file
 from partita.controller.cluster_file import ClusterFile
-from partita.controller.entries import Entry
+from partita.controller.entry import Entry
 from partita.controller.live.parts import NO_BOOK, assemble, checked
 from partita.controller.live.patience import Patience
 from partita.controller.live.runtime import serve_runtime

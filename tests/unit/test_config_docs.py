@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from partita.controller import entries
+from partita.controller import entries, entry, load_entries, service_entries
 from partita.controller.config import Scenario
 from partita.controller.scenario_file import parse_scenario
 
@@ -14,12 +14,12 @@ PAGE = (Path(__file__).parents[2] / "docs/scenario.md").read_text("utf-8")
 SECTIONS: dict[str, list[type[BaseModel]]] = {
     "Scenario": [Scenario],
     "cluster": [entries.ClusterEntry],
-    "services": [entries.ServiceEntry],
-    "latency": [entries.Line, entries.Points, entries.Table],
-    "load": [entries.LoadEntry],
-    "load.arrivals": [entries.ArrivalsEntry],
-    "load.trace": [entries.TraceEntry],
-    "load.log": [entries.LogEntry],
+    "services": [service_entries.ServiceEntry],
+    "latency": [service_entries.Line, service_entries.Points, service_entries.Table],
+    "load": [load_entries.LoadEntry],
+    "load.arrivals": [load_entries.ArrivalsEntry],
+    "load.trace": [load_entries.TraceEntry],
+    "load.log": [load_entries.LogEntry],
     "overheads": [entries.OverheadsEntry],
     "variation": [entries.VariationEntry],
     "failures": [entries.FailureEntry, entries.FailureLawEntry],
@@ -27,6 +27,8 @@ SECTIONS: dict[str, list[type[BaseModel]]] = {
     "policies": [entries.PolicyEntry],
     "control": [entries.ControlEntry],
 }
+BASES = (entry.Entry, load_entries.Window)
+"""What entries are made from, and no entry itself."""
 
 
 def _written(section: str) -> dict[str, str]:
@@ -53,8 +55,9 @@ def test_every_key_is_explained_with_its_default(section: str) -> None:
 def test_every_entry_has_a_section() -> None:
     defined = {
         value
-        for value in vars(entries).values()
-        if isinstance(value, type) and issubclass(value, entries.Entry) and value not in (entries.Entry, entries.Window)
+        for module in (entries, service_entries, load_entries)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, entry.Entry) and value not in BASES
     }
     assert defined == {model for models in SECTIONS.values() for model in models} - {Scenario}
 
