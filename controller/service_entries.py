@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 from os.path import expanduser, expandvars
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -14,7 +15,7 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationInfo, mod
 
 from partita.controller.entry import Batch, Entry, Name, NotNegative, Positive, Size, as_size, refuse
 from partita.errors import PartitaError
-from partita.model.service import BATCH_CAP, WHOLE_GPU, Bucket, LatencyCurve, Service
+from partita.model.service import BATCH_CAP, WHOLE_GPU, Bucket, LatencyCurve, Service, label
 
 if TYPE_CHECKING:
     from partita.traces.latency_tables import LatencyTable
@@ -158,6 +159,10 @@ class ServiceEntry(Entry):
     buckets: list[Positive] = Field(
         default_factory=list, description="upper edges of input sizes that are served apart; empty: those of latency"
     )
+    sizes: Literal["padded", "exact"] = Field(
+        "padded",
+        description="inputs are padded to their bucket's edge, or a batch takes as long as its largest one",
+    )
     from_s: NotNegative = Field(0.0, description="seconds into the replay at which its requests begin")
     until_s: Positive | None = Field(None, description="seconds into the replay at which they end; left out: never")
 
@@ -186,7 +191,14 @@ class ServiceEntry(Entry):
 
     def service(self, name: str | None = None) -> Service:
         """Turn into a service, under its own name or one that its pattern stands for."""
-        return Service.measured(name or self.name, self.slo_ms / 1e3, self.attainment, self.memory_gib, self.curves())
+        return Service.measured(
+            name or self.name,
+            self.slo_ms / 1e3,
+            self.attainment,
+            self.memory_gib,
+            self.curves(),
+            exact_sizes=self.sizes == "exact",
+        )
 
     @model_validator(mode="after")
     def _be_measured(self) -> Self:
@@ -210,7 +222,36 @@ class ServiceEntry(Entry):
                 if lane.curve(curve.profile) is None:
                     edge = lane.buckets()[0].up_to
                     refuse(f"{curve.profile} has a latency for larger sizes but none up to {edge:g}", "latency")
+        if self.sizes == "exact":
+            self._rise_with_size(service)
         return self
+
+    def _rise_with_size(self, service: Service) -> None:
+        """See that latency can be told between two sizes: known at both, and no shorter for the larger one."""
+        buckets = service.by_bucket()
+        if len(buckets) == 1:
+            refuse("there is one latency for all sizes: exact sizes need latency by size", "sizes")
+        if buckets[-1].buckets()[0].up_to == inf:
+            refuse("exact sizes need an upper edge for the largest ones", "sizes")
+        for smaller, larger in pairwise(buckets):
+            for curve in (*larger.curves, *larger.finer):
+                known, edge = smaller.curve(curve.profile, curve.gpu_percent), smaller.buckets()[0].up_to
+                if known is None:
+                    where = label(curve.profile, curve.gpu_percent)
+                    refuse(f"{where} has a latency for larger sizes but none up to {edge:g}", "latency")
+                for b in sorted({b for b, _ in (*curve.points, *known.points) if b <= curve.max_batch}):
+                    if known.latency_s(b) > curve.latency_s(b):
+                        refuse(_shorter(b, edge, known.latency_s(b), curve), "latency")
+
+
+def _shorter(batch: int, edge: float, seconds: float, larger: LatencyCurve) -> str:
+    """Say that a batch takes longer with smaller inputs."""
+    where = label(larger.profile, larger.gpu_percent)
+    known = f"{seconds * 1e3:g} ms" if seconds < inf else "not measured"
+    return (
+        f"with exact sizes a batch of {batch} on {where} cannot take longer for sizes up to {edge:g} ({known})"
+        f" than up to {larger.bucket.up_to:g} ({larger.latency_s(batch) * 1e3:g} ms)"
+    )
 
 
 def _listed(sizes: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from partita.model.cluster import Batching, Instance, OptionValue, SubCluster
 from partita.model.service import INFEASIBLE_NS, LatencyCurve, Service
 from partita.model.staggered import Overheads
-from partita.ports import Discipline, Kinds, Pool
+from partita.ports import Discipline, ExactSizes, Kinds, Pool
 from partita.replay.disciplines import DISCIPLINES
 
 BUILT_IN: Mapping[str, Discipline] = {d.name: d for d in DISCIPLINES}
@@ -51,13 +51,24 @@ class Kind(NamedTuple):
 
 
 class _Tables(NamedTuple):
-    """Largest batches and latencies in ns: for the pool as a whole, and by kind."""
+    """Largest batches and latencies in ns: for the pool as a whole, and by kind; and by size where that counts."""
 
     max_batch: NDArray[np.int64]
     latency: NDArray[np.int64]
     max_batch_of: NDArray[np.int64]
     planned_of: NDArray[np.int64]
     run_of: NDArray[np.int64]
+    sizes: ExactSizes | None
+
+
+class _SizedRow(NamedTuple):
+    """What batches of one service take by the size of their largest input; see `ExactSizes`."""
+
+    edges: Sequence[float]
+    max_batch: int
+    max_batch_of: Sequence[int]
+    planned: NDArray[np.int64]
+    run: NDArray[np.int64]
 
 
 class _Row(NamedTuple):
@@ -68,6 +79,7 @@ class _Row(NamedTuple):
     max_batch_of: Sequence[int]
     planned_of: Sequence[NDArray[np.int64]]
     run_of: Sequence[NDArray[np.int64]]
+    sized: _SizedRow | None = None
 
 
 class PoolMaker:
@@ -76,7 +88,8 @@ class PoolMaker:
     Services of one name are its lanes, one for each bucket of input sizes: a sub-cluster that serves the name serves
     them all. `disciplines` are those that the run knows, by name. One with a true attribute `blind` looks at no
     deadline when it forms a batch, so that its batches are kept to half of the SLO; one with a true `max_batch_as_set`
-    runs a largest batch that it is given, whatever the SLO.
+    runs a largest batch that it is given, whatever the SLO. With exact sizes the pool's own tables are those of the
+    largest inputs, on which every discipline may count.
     """
 
     def __init__(
@@ -134,6 +147,7 @@ class PoolMaker:
             parameters=_parameters(group.batching[0]) if group.batching else {},
             by_service=self._by_service(group),
             kinds=self._told_apart(kinds, own, tables, len(number)),
+            sizes=tables.sizes,
         )
 
     def _told_apart(
@@ -199,7 +213,7 @@ class PoolMaker:
         """
         v = self.variation
         slower = [1.0 + v.colocation * kind.beside / 100.0 for kind in kinds]
-        curves = [service.curve(kind.profile, kind.gpu_percent) for kind in kinds]
+        curves = [_curve(service, kind) for kind in kinds]
         alone = {k: curve.latency_s(1) * slower[k] * v.tail for k, curve in enumerate(curves) if curve is not None}
         fits = [k for k in alone if service.name not in kinds[k].too_large] or [*alone]
         serving = [k for k in fits if alone[k] <= service.slo_s] or fits
@@ -216,7 +230,34 @@ class PoolMaker:
         slowest = np.max([planned[k][: least + 2] for k in serving], axis=0) if serving else None
         if slowest is not None:
             slowest[least + 1] = INFEASIBLE_NS
-        return _Row(least, slowest, limits, planned, run)
+        sized = self._sized(service, batching, kinds, {k: slower[k] for k in serving}) if service.exact_sizes else None
+        return _Row(least, slowest, limits, planned, run, sized)
+
+    def _sized(
+        self, service: Service, batching: Batching, kinds: Sequence[Kind], slower: Mapping[int, float]
+    ) -> _SizedRow | None:
+        """Return what batches take by their largest input, on the kinds that serve, each so many times slower.
+
+        The largest batch is what the SLO allows for the smallest inputs.
+        """
+        buckets, tail = service.by_bucket(), self.variation.tail
+        if not slower or len(buckets) == 1:
+            return None
+        budget, limits = self._budget_s(service, batching), [0] * len(kinds)
+        curves = {k: [_measured(bucket, kinds[k]) for bucket in buckets] for k in slower}
+        for k, factor in slower.items():
+            limit = max(curve.largest_within(budget / (factor * tail)) for curve in curves[k])
+            limits[k] = max(1, min(limit, batching.max_batch or limit))
+        shape = len(buckets), max(limits) + 2
+        planned = np.full((1 + len(kinds), *shape), INFEASIBLE_NS, np.int64)
+        run = np.full((len(kinds), *shape), INFEASIBLE_NS, np.int64)
+        for k, factor in slower.items():
+            for edge, curve in enumerate(curves[k]):
+                planned[1 + k, edge, : limits[k] + 2] = _table(curve, limits[k], factor * tail)
+                run[k, edge, : limits[k] + 2] = _table(curve, limits[k], factor)
+        least = min(limits[k] for k in slower)
+        planned[0, :, : least + 1] = planned[[1 + k for k in slower], :, : least + 1].max(axis=0)
+        return _SizedRow([bucket.buckets()[0].up_to for bucket in buckets], least, limits, planned, run)
 
     def _budget_s(self, service: Service, batching: Batching) -> float:
         """Say how long a batch may run at most."""
@@ -228,6 +269,19 @@ class PoolMaker:
 
 _NEVER = np.full(3, INFEASIBLE_NS, np.int64)
 """Latencies where there is no curve."""
+
+
+def _curve(service: Service, kind: Kind) -> LatencyCurve | None:
+    """Return what the largest inputs take on a kind; None where some bucket of exact sizes was not measured there."""
+    if service.exact_sizes and any(b.curve(kind.profile, kind.gpu_percent) is None for b in service.by_bucket()):
+        return None
+    return service.curve(kind.profile, kind.gpu_percent)
+
+
+def _measured(service: Service, kind: Kind) -> LatencyCurve:
+    curve = service.curve(kind.profile, kind.gpu_percent)
+    assert curve is not None
+    return curve
 
 
 def _table(curve: LatencyCurve, limit: int, factor: float) -> NDArray[np.int64]:
@@ -256,7 +310,25 @@ def _joined(rows: Mapping[int, _Row], services: int, kinds: int) -> _Tables:
             max_batch_of[k, n] = row.max_batch_of[k]
             planned_of[k, n, : len(row.planned_of[k])] = row.planned_of[k]
             run_of[k, n, : len(row.run_of[k])] = row.run_of[k]
-    return _Tables(largest, latency, max_batch_of, planned_of, run_of)
+    tables = _Tables(largest, latency, max_batch_of, planned_of, run_of, None)
+    sized = {n: row.sized for n, row in rows.items() if row.sized is not None}
+    return tables._replace(sizes=_joined_sizes(sized, tables)) if sized else tables
+
+
+def _joined_sizes(rows: Mapping[int, _SizedRow], tables: _Tables) -> ExactSizes:
+    """Put the rows of services with exact sizes among those of the run."""
+    kinds, services = tables.max_batch_of.shape
+    shape = services, max(len(row.edges) for row in rows.values()), max(row.run.shape[2] for row in rows.values())
+    edges = np.full(shape[:2], inf)
+    largest, largest_of = tables.max_batch.copy(), tables.max_batch_of.copy()
+    planned = np.full((1 + kinds, *shape), INFEASIBLE_NS, np.int64)
+    run = np.full((kinds, *shape), INFEASIBLE_NS, np.int64)
+    for n, row in rows.items():
+        edges[n, : len(row.edges)] = np.array(row.edges, np.float32)  # as sizes are
+        largest[n], largest_of[:, n] = row.max_batch, row.max_batch_of
+        planned[:, n, : len(row.edges), : row.run.shape[2]] = row.planned
+        run[:, n, : len(row.edges), : row.run.shape[2]] = row.run
+    return ExactSizes(edges, largest, largest_of, planned, run)
 
 
 def _parameters(batching: Batching) -> Mapping[str, OptionValue]:

@@ -72,7 +72,7 @@ class World:
         self._failures = sorted(failures, reverse=True)
         self._turns = sorted({edge for f in failures for edge in (f.at_ns, f.back_ns)})
         self._losses = Losses(failures, cluster.places())
-        self._offered_by_lane = np.zeros(len(self._lanes.services), np.int64)
+        self._offered_by_bucket = np.zeros(len(self._lanes.buckets), np.int64)
 
     @property
     def lost(self) -> int:
@@ -109,8 +109,8 @@ class World:
         arrivals = self._source.until(min(until_ns, self._to_ns))
         by_lane, too_large = self._lanes.split(arrivals)
         if self._lanes.apart:
-            counted = np.concatenate(([0], np.cumsum((by_lane.ns >= self._from_ns) & (by_lane.ns < self._to_ns))))
-            self._offered_by_lane += np.diff(counted[by_lane.offsets])
+            counted = (by_lane.ns >= self._from_ns) & (by_lane.ns < self._to_ns)
+            self._offered_by_bucket += self._lanes.by_bucket(by_lane, counted)
         if self._remember_ns:
             self._log.add(arrivals, until_ns)
         good = self._serve(by_lane, too_large, until_ns)
@@ -138,21 +138,23 @@ class World:
 
     def _bounded(self, score: Score) -> Score:
         """Return a score with bounds that know what each bucket of sizes takes."""
-        if not self._lanes.apart or not self._offered_by_lane.any():
+        if not self._lanes.apart or not self._offered_by_bucket.any():
             return score
-        holding, lanes, mix = self._holding(), self._lanes.services, self._offered_by_lane.tolist()
+        holding, buckets, mix = self._holding(), self._lanes.buckets, self._offered_by_bucket.tolist()
         instances = score.gpus_held_mean * holding.instances_per_gpu
         return replace(
             score,
             bound_staggered_rps=staggered_rps(
-                lanes,
+                buckets,
                 mix,
                 instances,
                 profile=holding.profile,
                 gpu_percent=holding.gpu_percent,
                 overheads=self._overheads,
             ),
-            bound_fluid_rps=fluid_rps(lanes, mix, instances, profile=holding.profile, gpu_percent=holding.gpu_percent),
+            bound_fluid_rps=fluid_rps(
+                buckets, mix, instances, profile=holding.profile, gpu_percent=holding.gpu_percent
+            ),
         )
 
     def histograms(self) -> Histograms:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from partita.errors import ConfigError
 from partita.kernels import NEVER
 from partita.kernels.batches import FINISH, START, Batches, empty_batches
+from partita.kernels.sizes import NO_SIZES, Sizes
 from partita.kernels.splice import cut
 from partita.model.cluster import OptionValue
 from partita.model.load import Arrivals
@@ -93,6 +94,11 @@ def _time_ns(parameters: Mapping[str, OptionValue], key: str, default_ns: int) -
 def blank_account(requests: Arrivals) -> tuple[NDArray[np.int64], Batches]:
     """Make room for the account (start and finish) and the batches of these requests."""
     return np.zeros((len(requests), 2), np.int64), empty_batches(len(requests))
+
+
+def sizes_of(pool: Pool, requests: Arrivals) -> Sizes:
+    """Return where the sizes of these requests lie, and what batches take by them."""
+    return NO_SIZES if pool.sizes is None else Sizes(pool.sizes.places(requests), pool.sizes.run_ns)
 
 
 def settle_account(

@@ -22,6 +22,7 @@ from partita.replay.disciplines.backlog import (
     common_choice,
     delays_ns,
     settle_account,
+    sizes_of,
 )
 from partita.replay.disciplines.lanes import NOBODY, carried, instances_of
 
@@ -75,7 +76,7 @@ class Clipper:
         logged = kernel.advance_clipper(
             Queues(requests.ns, requests.offsets, head, account),
             pool.active,
-            instances_of(pool),
+            instances_of(pool, sizes_of(pool, requests)),
             rules,
             memory,
             Lead(pool.control_ns, pool.data_ns),

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from partita.errors import ConfigError
 from partita.kernels import clockwork as kernel
 from partita.kernels.batches import FINISH, START
-from partita.kernels.instances import Instances
 from partita.kernels.splice import cut
 from partita.model.load import Arrivals
 from partita.ports import Kinds, Pool, Served
-from partita.replay.disciplines.backlog import GPU_CHOICES, LONGEST_MS, blank_account, choice
+from partita.replay.disciplines.backlog import GPU_CHOICES, LONGEST_MS, blank_account, choice, sizes_of
+from partita.replay.disciplines.lanes import instances_of
 
 LARGEST_BATCH = 8
 MOST = 1024
@@ -106,7 +106,7 @@ class Clockwork:
             pool.free_at_ns,
             instances,
             bookings,
-            Instances(kinds.of, kinds.max_batch, kinds.planned_ns, kinds.run_ns, kinds.spread, kinds.seed),
+            instances_of(pool, sizes_of(pool, requests)),
             rules,
             state.at_ns,
             until_ns,

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from partita.errors import ConfigError
 from partita.kernels import candidates, columns
 from partita.kernels import deferred as kernel
-from partita.kernels.instances import Instances
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import blank_account, choice, settle_account
+from partita.replay.disciplines.backlog import blank_account, choice, settle_account, sizes_of
+from partita.replay.disciplines.lanes import instances_of
 
 WINDOWS = {
     "frontrun": candidates.FRONTRUN,
@@ -79,12 +79,17 @@ class Deferred:
         table[:, columns.END] = requests.offsets[1:]
         table[:, columns.SLO] = pool.slo_ns
         table[:, columns.CAP] = pool.max_batch
+        table[:, columns.WIDE] = pool.max_batch if pool.sizes is None else pool.sizes.max_batch
         table[:, columns.TARGET] = 0  # it was found with the last pool's latencies
-        kinds = pool.by_kind()
+        sizes = sizes_of(pool, requests)
+        instances = instances_of(pool, sizes)
+        if pool.sizes is not None:
+            sizes = sizes._replace(took=pool.sizes.planned_ns)
+            instances = instances._replace(max_batch=pool.sizes.max_batch_of)
         logged = kernel.advance_deferred(
-            columns.Work(requests.ns, account, pool.latency_ns, table),
+            columns.Work(requests.ns, account, pool.latency_ns, table, sizes),
             pool.active,
-            Instances(kinds.of, kinds.max_batch, kinds.planned_ns, kinds.run_ns, kinds.spread, kinds.seed),
+            instances,
             pool.free_at_ns,
             self._rules(pool),
             state.at_ns,

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from partita.errors import ConfigError
 from partita.kernels import shepherd as kernel
 from partita.kernels.batches import FINISH, START
-from partita.kernels.instances import Instances
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import LONGEST_MS, blank_account, choice
+from partita.replay.disciplines.backlog import LONGEST_MS, blank_account, choice, sizes_of
+from partita.replay.disciplines.lanes import instances_of
 
 THRESHOLD = 3.03
 """How many times as large a batch must be to cut a running one short, as the emulation has it."""
@@ -76,7 +76,6 @@ class Shepherd:
         place, said_ns = _find_again(state, pool)
         requests, owner = _join(state, arrivals)
         account, log = blank_account(requests)
-        kinds = pool.by_kind()
         runs, logged = kernel.advance_shepherd(
             kernel.Requests(requests.ns, requests.offsets, account, np.empty(len(requests), np.int64), owner),
             pool.active,
@@ -84,7 +83,7 @@ class Shepherd:
             pool.number,
             pool.free_at_ns,
             kernel.Left(state.number, state.runs, place),
-            Instances(kinds.of, kinds.max_batch, kinds.planned_ns, kinds.run_ns, kinds.spread, kinds.seed),
+            instances_of(pool, sizes_of(pool, requests)),
             rules,
             state.at_ns,
             until_ns,

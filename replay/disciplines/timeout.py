@@ -23,6 +23,7 @@ from partita.replay.disciplines.backlog import (
     delays_ns,
     queue_limits_ns,
     settle_account,
+    sizes_of,
 )
 from partita.replay.disciplines.lanes import Hall, Round, in_turn, instances_of
 
@@ -65,7 +66,7 @@ class Timeout:
             this_round.logged = advance_apart(
                 lanes,
                 pool.active,
-                instances_of(pool),
+                instances_of(pool, this_round.sizes(pool, lanes)),
                 filling,
                 lead,
                 pool.free_at_ns,
@@ -82,7 +83,7 @@ class Timeout:
         logged = advance_timeout(
             Queues(requests.ns, requests.offsets, head, account),
             pool.active,
-            instances_of(pool),
+            instances_of(pool, sizes_of(pool, requests)),
             filling,
             lead,
             common_choice(GPU_CHOICES, pool, "gpu_choice", "min-id") == "min-id",

@@ -196,6 +196,38 @@ class Kinds:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactSizes:
+    """What batches take by the size of their largest input, in a pool where that counts for some service.
+
+    `edges`, ``(services, edges)``, are the rising sizes for which latencies are known, filled up with infinities, which
+    alone stand at services whose sizes do not count. `planned_ns`, ``(1 + kinds, services, edges, batches)``, is what a
+    discipline that knows the sizes counts on: on the slowest kind first, then on each kind; `run_ns`, ``(kinds,
+    services, edges, batches)``, is the mean of what a batch takes. `max_batch` (by service) and `max_batch_of`,
+    ``(kinds, services)``, are the largest batches of the smallest inputs. Between two edges latency is linear, below
+    the first it is the first one's.
+    """
+
+    edges: NDArray[np.float64]
+    max_batch: NDArray[np.int64]
+    max_batch_of: NDArray[np.int64]
+    planned_ns: NDArray[np.int64]
+    run_ns: NDArray[np.int64]
+
+    def places(self, arrivals: Arrivals) -> NDArray[np.float64]:
+        """Return where each request's size lies: 0 up to the first edge, 1.5 half-way from the second to the third.
+
+        It is -1 where sizes do not count.
+        """
+        places = np.full(len(arrivals), -1.0)
+        for s, edges in enumerate(self.edges):
+            known = edges[np.isfinite(edges)]
+            if len(known):
+                rows = slice(arrivals.offsets[s], arrivals.offsets[s + 1])
+                places[rows] = np.interp(arrivals.size[rows], known, np.arange(len(known)))
+        return places
+
+
 @dataclass(slots=True, eq=False)
 class Pool:
     """Instances that share one set of services, as a discipline sees them.
@@ -203,7 +235,8 @@ class Pool:
     All service arrays cover every service of the run; `active` lists the rows that this pool serves. `latency_ns` has
     shape ``(services, batches)``: entry [s, b] is how long a batch of b takes, with at least one unmeasured batch after
     the last feasible one. Where instances differ it is what the slowest takes that may serve the service, and `kinds`
-    tells them apart; a discipline that does not look at `kinds` treats all as the slowest. `free_at_ns` (one entry an
+    tells them apart; a discipline that does not look at `kinds` treats all as the slowest. Likewise these are the
+    latencies of the largest inputs where `sizes` tells them apart. `free_at_ns` (one entry an
     instance) says when each can start its next batch; a discipline moves it forward. `number` is the instance's place
     in the inventory, which is rising. `parameters` are those of all its services, or of the first one where
     `by_service` gives each its own.
@@ -222,6 +255,7 @@ class Pool:
     parameters: Mapping[str, OptionValue] = field(default_factory=dict)
     by_service: Sequence[Mapping[str, OptionValue]] = ()
     kinds: Kinds | None = None
+    sizes: ExactSizes | None = None
 
     def by_kind(self) -> Kinds:
         """Return the kinds of its instances; one kind, which runs as planned, where none are given."""

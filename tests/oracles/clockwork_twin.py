@@ -1,8 +1,8 @@
 """Clockwork's scheduler in plain Python: what the compiled kernel must do, request by request.
 
 Written from the rules (docs/disciplines.md) with a list for each line of requests and a search through all of them for
-every batch; it shares nothing with the kernel but the protocol `partita.ports.Discipline` and the length of a run on an
-instance (`partita.kernels.instances.run_ns`).
+every batch; it shares nothing with the kernel but the protocol `partita.ports.Discipline` and the draw of how long a
+batch takes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oracles.deferred_twin import Request, account
+from oracles.sizes_twin import really_ns
 
-from partita.kernels import callable_from_python
-from partita.kernels.instances import Instances
-from partita.kernels.instances import run_ns as lean_run_ns
 from partita.model.load import Arrivals
 from partita.ports import Kinds, Pool, Served
-
-run_ns = callable_from_python(lean_run_ns)
 
 Line = tuple[int, int, int]
 """Kind, service, size."""
@@ -85,7 +81,7 @@ class _Run:
     def __init__(self, state: TwinState, pool: Pool) -> None:
         self.state, self.pool, own = state, pool, pool.parameters
         k: Kinds = pool.by_kind()
-        self.kinds, self.instances = k, Instances(k.of, k.max_batch, k.planned_ns, k.run_ns, k.spread, k.seed)
+        self.kinds = k
         self.place = {int(n): place for place, n in enumerate(pool.number)}
         self.kind = {n: int(k.of[place]) for n, place in self.place.items()}
         largest: Any = own.get("largest_batch", 8)
@@ -211,7 +207,8 @@ class _Run:
             for request in batch:
                 request.finish_ns = -1
         else:
-            done = start + run_ns(self.instances, self.place[n], s, size, batch[0].ns)
+            sizes = [request.size for request in batch]
+            done = start + really_ns(self.pool, self.place[n], s, size, batch[0].ns, sizes)
             for request in batch:
                 request.start_ns, request.finish_ns = start, done
             gpu.free_ns = done

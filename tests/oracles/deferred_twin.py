@@ -12,14 +12,10 @@ from enum import Enum
 from math import ceil, inf, sqrt
 
 import numpy as np
+from oracles.sizes_twin import counts, planned_ns, really_ns, takes
 
-from partita.kernels import callable_from_python
-from partita.kernels.instances import Instances
-from partita.kernels.instances import run_ns as lean_run_ns
 from partita.model.load import Arrivals
 from partita.ports import Kinds, Pool, Served
-
-run_ns = callable_from_python(lean_run_ns)
 
 BIN_NS = 50_000_000
 BINS = 100
@@ -429,22 +425,23 @@ class _Run:
         if self.order == "deadline":
             return self.deadline(s, self.queues[s].riders()[0])
         assert candidate.aim is not None
-        batch, aim = (min(b, int(self.pool.max_batch[s])) for b in (candidate.batch, candidate.aim))
-        worth = (batch / self.slowest(s, batch)) / (aim / self.slowest(s, aim))
+        batch, aim = min(candidate.batch, self.largest(s)), min(candidate.aim, int(self.pool.max_batch[s]))
+        runs = self.planned(s, None, batch, self.queues[s].riders()[:batch])
+        worth = (batch / runs) / (aim / self.slowest(s, aim))
         return -int(worth * 1e9)
 
     def grant(self, s: int, g: int) -> None:
         """Run the service's best batch on an instance; the next candidate is formed at once."""
-        queue, k = self.queues[s], int(self.kinds.of[g])
-
-        def own(b: int) -> int:
-            return int(self.kinds.planned_ns[k, s, b])
-
-        largest = int(self.kinds.max_batch[k, s])
-        b = self.gather(s, self.free_at[g], own, largest)
+        queue, largest = self.queues[s], self.largest(s, g)
+        b = self.gather(s, g, largest)
         if b > 0:
+            riders = queue.riders()[:b]
+
+            def own(b: int) -> int:
+                return self.planned(s, g, b, riders)
+
             start = self.wanted(s, b, max(self.now + self.lead(b), self.free_at[g]), own, largest)
-            finish = start + self.takes(g, s, b, queue.riders()[0].ns)
+            finish = start + really_ns(self.pool, g, s, b, riders[0].ns, [rider.size for rider in riders])
             for _ in range(b):
                 request = (queue.prefix or queue.suffix).pop(0)
                 request.start_ns, request.finish_ns = start, finish
@@ -456,49 +453,76 @@ class _Run:
             self.batches.append((int(self.pool.number[g]), s, b, start, finish))
         self.form(s)
 
-    def takes(self, g: int, s: int, b: int, oldest: int) -> int:
-        """Return how long a batch really runs."""
-        k = self.kinds
-        if k.spread == 0:
-            return int(k.run_ns[k.of[g], s, b])
-        return int(run_ns(Instances(k.of, k.max_batch, k.planned_ns, k.run_ns, k.spread, k.seed), g, s, b, oldest))
+    def largest(self, s: int, g: int | None = None) -> int:
+        """Return the largest batch of a service on an instance, or on the slowest: that of the smallest inputs."""
+        sizes = self.pool.sizes
+        if g is None:
+            return int(self.pool.max_batch[s] if sizes is None else sizes.max_batch[s])
+        k = self.kinds.of[g]
+        return int(self.kinds.max_batch[k, s] if sizes is None else sizes.max_batch_of[k, s])
+
+    def planned(self, s: int, g: int | None, b: int, riders: list[Request]) -> int:
+        """Return what a batch of b with inputs as large as those of the riders is planned to take."""
+        sizes = [rider.size for rider in riders]
+        if g is not None:
+            return planned_ns(self.pool, g, s, b, sizes)
+        if self.pool.sizes is None or not counts(self.pool, s):
+            return self.slowest(s, b)
+        return takes(self.pool, self.pool.sizes.planned_ns[0], s, b, sizes)
 
     def form(self, s: int) -> None:
         """Form the service's candidate for the slowest instance, free whenever it is wanted."""
-        queue, largest = self.queues[s], int(self.pool.max_batch[s])
-
-        def slowest(b: int) -> int:
-            return self.slowest(s, b)
-
-        b = self.gather(s, None, slowest, largest)
+        queue, largest = self.queues[s], self.largest(s)
+        b = self.gather(s, None, largest)
         queue.candidate = None
         if b > 0:
-            lead = self.lead(b)
+            lead, riders = self.lead(b), queue.riders()[:b]
+
+            def slowest(b: int) -> int:
+                return self.planned(s, None, b, riders)
+
             start = self.wanted(s, b, self.now + lead, slowest, largest)
             last = self.deadline(s, queue.riders()[0]) - slowest(b)
             queue.candidate = Candidate(b, start, last, max(self.now, start - lead))
 
-    def gather(self, s: int, free_at: int | None, latency: Callable[[int], int], largest: int) -> int:
+    def gather(self, s: int, g: int | None, largest: int) -> int:
         """Choose the size of the best batch now; give up requests that can no longer ride."""
         queue = self.queues[s]
         waiting = len(queue.riders())
 
-        def finish(b: int) -> int:
-            ready = self.now + self.lead(b)
-            return (ready if free_at is None else max(ready, free_at)) + latency(b)
+        def in_time(batch: list[Request]) -> bool:
+            ready = self.now + self.lead(len(batch))
+            start = ready if g is None else max(ready, self.free_at[g])
+            return self.deadline(s, batch[0]) >= start + self.planned(s, g, len(batch), batch)
 
-        suffix = queue.suffix
-        while suffix and (len(suffix) > largest or self.deadline(s, suffix[0]) < finish(len(suffix))):
-            queue.prefix.append(suffix.pop(0))
-        if not suffix:
+        together = (
+            self.suffix_by_size(s, in_time, largest) if counts(self.pool, s) else self.suffix(s, in_time, largest)
+        )
+        if not together:
             return 0
-        b = min(self.room_for(s, waiting), len(suffix))
-        while self.drop != "never" and queue.prefix and self.deadline(s, queue.prefix[0]) < finish(b):
+        b = min(self.room_for(s, waiting), together)
+        while self.drop != "never" and queue.prefix and not in_time(queue.riders()[:b]):
             queue.prefix.pop(0).finish_ns = -1
         riders = queue.riders()
-        while b < min(largest, len(riders)) and self.deadline(s, riders[0]) >= finish(b + 1):
+        while b < min(largest, len(riders)) and in_time(riders[: b + 1]):
             b += 1
         return b
+
+    def suffix(self, s: int, in_time: Callable[[list[Request]], bool], largest: int) -> int:
+        """Move to the prefix, for good, who cannot run as one batch with all who came later; return who is left."""
+        queue = self.queues[s]
+        while queue.suffix and (len(queue.suffix) > largest or not in_time(queue.suffix)):
+            queue.prefix.append(queue.suffix.pop(0))
+        return len(queue.suffix)
+
+    def suffix_by_size(self, s: int, in_time: Callable[[list[Request]], bool], largest: int) -> int:
+        """Choose the suffix anew where sizes count: the newest that are too late even alone are none of it."""
+        queue = self.queues[s]
+        riders = queue.riders()
+        end = max((n for n, rider in enumerate(riders, 1) if in_time([rider])), default=0)
+        together = max((n for n in range(1, min(largest, end) + 1) if in_time(riders[end - n : end])), default=0)
+        queue.prefix, queue.suffix = riders[: end - together], riders[end - together :]
+        return together
 
     def room_for(self, s: int, waiting: int) -> int:
         """Return the batch that older requests must make room for."""

@@ -11,14 +11,10 @@ from fractions import Fraction
 from itertools import pairwise
 
 from oracles.deferred_twin import Request, account
+from oracles.sizes_twin import really_ns
 
-from partita.kernels import callable_from_python
-from partita.kernels.instances import Instances
-from partita.kernels.instances import run_ns as lean_run_ns
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-
-run_ns = callable_from_python(lean_run_ns)
 
 
 @dataclass
@@ -130,9 +126,7 @@ def played(present: list[list[Request]], batches: list[Batch], *, by_number: boo
 
 def takes_ns(pool: Pool, g: int, s: int, riders: list[Request], size: int | None = None) -> int:
     """Return how long a batch really takes on the instance in place `g`."""
-    k = pool.by_kind()
-    instances = Instances(k.of, k.max_batch, k.planned_ns, k.run_ns, k.spread, k.seed)
-    return int(run_ns(instances, g, s, size or len(riders), riders[0].ns))
+    return really_ns(pool, g, s, size or len(riders), riders[0].ns, [rider.size for rider in riders])
 
 
 def plans_ns(pool: Pool, g: int, s: int) -> Callable[[int], int]:

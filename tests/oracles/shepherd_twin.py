@@ -1,8 +1,8 @@
 """Shepherd's online scheduler in plain Python: what the compiled kernel must do, request by request.
 
 Written from the rules (docs/disciplines.md): every arrival looks at every instance, and every batch grows by one
-request at a time. It shares nothing with the kernel but the protocol `partita.ports.Discipline` and the length of a
-run on an instance (`partita.kernels.instances.run_ns`).
+request at a time. It shares nothing with the kernel but the protocol `partita.ports.Discipline` and the draw of how
+long a batch takes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oracles.deferred_twin import Request, account
+from oracles.sizes_twin import really_ns
 
-from partita.kernels import callable_from_python
-from partita.kernels.instances import Instances
-from partita.kernels.instances import run_ns as lean_run_ns
 from partita.model.load import Arrivals
 from partita.ports import Kinds, Pool, Served
-
-run_ns = callable_from_python(lean_run_ns)
 
 
 @dataclass(eq=False)
@@ -105,9 +101,7 @@ class _Run:
     def __init__(self, state: TwinState, pool: Pool) -> None:
         self.state, self.pool = state, pool
         self.kinds: Kinds = pool.by_kind()
-        k = self.kinds
-        self.instances = Instances(k.of, k.max_batch, k.planned_ns, k.run_ns, k.spread, k.seed)
-        self.kind = {int(n): int(k.of[place]) for place, n in enumerate(pool.number)}
+        self.kind = {int(n): int(self.kinds.of[place]) for place, n in enumerate(pool.number)}
         self.place = {int(n): place for place, n in enumerate(pool.number)}
         self.active = [int(s) for s in pool.active]
         threshold: Any = pool.parameters.get("threshold", 3.03)
@@ -228,7 +222,8 @@ class _Run:
         gpu = self.state.gpus[n]
         planned = self.finish(s, n, len(batch))
         start = planned - int(self.kinds.planned_ns[self.kind[n], s, len(batch)])
-        finish = start + run_ns(self.instances, self.place[n], s, len(batch), batch[0][1].ns)
+        sizes = [request.size for _, request in batch]
+        finish = start + really_ns(self.pool, self.place[n], s, len(batch), batch[0][1].ns, sizes)
         self.state.queues[s] = [pair for pair in self.state.queues[s] if pair not in batch]
         gpu.batch, gpu.free_ns, gpu.idle = Batch(s, batch, start, planned, finish, self.clear_at(n)), finish, False
 

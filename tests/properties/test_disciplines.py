@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracles.deferred_twin import DeferredTwin
+from oracles.sizes_twin import mean_ns, planned_ns
 from oracles.timeout_twin import TimeoutTwin
+from properties.drawn_sizes import let_sizes_count
 
 from partita.kernels import candidates
 from partita.model.cluster import OptionValue
@@ -70,11 +72,8 @@ def scenarios(draw: st.DrawFn, discipline: str, *, pools: int = 1, cut: bool = F
     end = begin + span_ms * MS + pause + 1 + draw(st.sampled_from([0, 20, 500])) * MS
     inner = sorted(draw(_cuts(begin, end, grid)) for _ in range(5 if cut else pools - 1))
     made = [draw(_pools(discipline, services, grid, begin)) for _ in range(pools)]
-    return Scenario(
-        tuple(made[min(k, pools - 1)] for k in range(len(inner) + 1)),
-        (*inner, end),
-        Arrivals(ns, offsets, np.arange(len(ns), dtype=np.float32)),
-    )
+    sized, arrivals = let_sizes_count(draw, made, Arrivals(ns, offsets, np.arange(len(ns), dtype=np.float32)))
+    return Scenario(tuple(sized[min(k, pools - 1)] for k in range(len(inner) + 1)), (*inner, end), arrivals)
 
 
 def _cuts(begin: int, end: int, grid: int) -> st.SearchStrategy[int]:
@@ -207,11 +206,9 @@ def pressed(draw: st.DrawFn) -> Scenario:
     ends = sorted({end, *(draw(cuts) for _ in range(draw(st.integers(0, 4))))})
     offsets = np.concatenate(([0], np.cumsum([len(ns) for ns in per_service]))).astype(np.int64)
     change = draw(st.integers(0, len(ends)))
-    return Scenario(
-        tuple(made[int(k >= change)] for k in range(len(ends))),
-        tuple(ends),
-        Arrivals(np.concatenate(per_service), offsets, np.arange(offsets[-1], dtype=np.float32)),
-    )
+    arrivals = Arrivals(np.concatenate(per_service), offsets, np.arange(offsets[-1], dtype=np.float32))
+    sized, arrivals = let_sizes_count(draw, made, arrivals)
+    return Scenario(tuple(sized[int(k >= change)] for k in range(len(ends))), tuple(ends), arrivals)
 
 
 def _renewals(draw: st.DrawFn, per_ns: float, begin: int, end: int) -> NDArray[np.int64]:
@@ -254,7 +251,7 @@ class Run:
 
 
 def play(discipline: Discipline, scenario: Scenario, *, cut: bool = True) -> Run:
-    """Play a scenario, in one go if it shall not be cut; requests are told apart by their size, which is their row.
+    """Play a scenario, in one go if it shall not be cut; requests are told apart by their size.
 
     An instance that comes back in another pool is busy for as long as it was.
     """
@@ -270,7 +267,7 @@ def play(discipline: Discipline, scenario: Scenario, *, cut: bool = True) -> Run
         free |= zip(pool.number.tolist(), pool.free_at_ns.tolist(), strict=True)
         accounts.append(served)
         since, last = until, template
-    return collect(accounts, len(scenario.arrivals), pool)
+    return collect(accounts, scenario.arrivals, pool)
 
 
 def between(arrivals: Arrivals, since: int, until: int) -> Arrivals:
@@ -280,11 +277,12 @@ def between(arrivals: Arrivals, since: int, until: int) -> Arrivals:
     return Arrivals(arrivals.ns[keep], offsets, arrivals.size[keep])
 
 
-def collect(accounts: list[Served], requests: int, pool: Pool) -> Run:
-    """Join the accounts of several advances."""
-    start, finish = np.zeros(requests, np.int64), np.zeros(requests, np.int64)
+def collect(accounts: list[Served], arrivals: Arrivals, pool: Pool) -> Run:
+    """Join the accounts of several advances; sizes are the numbers from 0 on."""
+    start, finish = np.zeros(len(arrivals), np.int64), np.zeros(len(arrivals), np.int64)
+    row_of = np.argsort(arrivals.size)
     for served in accounts:
-        row = served.arrivals.size.astype(np.int64)
+        row = row_of[served.arrivals.size.astype(np.int64)]
         assert np.all(finish[row] == 0), "a settled request came again"
         start[row], finish[row] = served.start_ns, served.finish_ns
     columns = [
@@ -311,10 +309,8 @@ def assert_lawful(run: Run, scenario: Scenario) -> None:
         assert np.all(np.isin(number, pool.number)), "a batch ran on an instance that is not there"
         assert np.all(np.isin(service, pool.active)), "a service was served that the pool does not serve"
         kinds, place = pool.by_kind(), np.searchsorted(pool.number, number)
-        kind = kinds.of[place]
-        assert np.all((size >= 1) & (size <= kinds.max_batch[kind, service])), "a batch is larger than allowed"
-        if kinds.spread == 0.0:
-            assert np.all(finish - start == kinds.run_ns[kind, service, size]), "a batch did not take its time"
+        largest = kinds.max_batch if pool.sizes is None else pool.sizes.max_batch_of
+        assert np.all((size >= 1) & (size <= largest[kinds.of[place], service])), "a batch is larger than allowed"
         assert np.all(start >= since + lead), "a batch was granted before the advance began"
         assert np.all(start >= pool.free_at_ns[place]), "an instance ran before it was free"
         since = until
@@ -332,6 +328,7 @@ def assert_lawful(run: Run, scenario: Scenario) -> None:
         mine = run.batches[:, 1] == s
         assert len(served) == run.batches[mine, 2].sum(), "requests served and sizes of batches differ"
         # Batches take the oldest requests that are left, so that row order is the order of service.
+        assert_took_their_time(run, scenario, s, served)
         start, finish, lead = (np.repeat(x[mine], run.batches[mine, 2]) for x in (*run.batches.T[3:], leads))
         np.testing.assert_array_equal(run.start_ns[served], start)
         np.testing.assert_array_equal(run.finish_ns[served], finish)
@@ -339,6 +336,25 @@ def assert_lawful(run: Run, scenario: Scenario) -> None:
         given_up, waiting = rows[run.finish_ns[rows] == -1], rows[run.finish_ns[rows] == 0]
         assert len(served) + len(given_up) + len(waiting) == len(rows)
         assert not run.start_ns[np.concatenate((given_up, waiting))].any()
+
+
+def assert_took_their_time(run: Run, scenario: Scenario, s: int, served: NDArray[np.int64]) -> None:
+    """See that each batch of a service took what its largest input takes; its requests were served in this order."""
+    for pool, (number, size, start, finish), riders in batches_of(run, scenario, s, served):
+        if pool.by_kind().spread == 0.0:
+            g = int(np.searchsorted(pool.number, number))
+            assert finish - start == mean_ns(pool, g, s, size, riders), "a batch did not take its time"
+
+
+def batches_of(
+    run: Run, scenario: Scenario, s: int, served: NDArray[np.int64]
+) -> Iterator[tuple[Pool, tuple[int, int, int, int], list[float]]]:
+    """Yield pool, batch (instance, size, start, finish) and sizes of the inputs of each batch of a service."""
+    sizes = scenario.arrivals.size[served].tolist()
+    for pool, batches in zip(scenario.pools, run.advances, strict=True):
+        for number, _, size, start, finish in batches[batches[:, 1] == s].tolist():
+            riders, sizes = sizes[:size], sizes[size:]
+            yield pool, (number, size, start, finish), riders
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -416,14 +432,15 @@ def test_no_batch_is_planned_past_a_deadline(name: str) -> None:
         pool = scenario.pools[0]
         drop = str(pool.parameters.get("drop", "window"))
         pool = replace(pool, parameters={**pool.parameters, "drop": "window" if drop == "never" else drop})
-        run, kinds = play(kernel, replace(scenario, pools=(pool,))), pool.by_kind()
-        number, service, size, start, _ = run.batches.T
-        planned = start + kinds.planned_ns[kinds.of[np.searchsorted(pool.number, number)], service, size]
+        scenario = replace(scenario, pools=(pool,))
+        run = play(kernel, scenario)
         for s, (first, end) in enumerate(pairwise(scenario.arrivals.offsets)):
-            served = scenario.arrivals.ns[first:end][run.finish_ns[first:end] > 0]
-            deadline = served + pool.slo_ns[s] - pool.response_ns
-            mine = service == s
-            assert np.all(np.repeat(planned[mine], size[mine]) <= deadline)
+            served = first + np.flatnonzero(run.finish_ns[first:end] > 0)
+            deadlines = (scenario.arrivals.ns[served] + pool.slo_ns[s] - pool.response_ns).tolist()
+            for _, (number, size, start, _), riders in batches_of(run, scenario, s, served):
+                planned = start + planned_ns(pool, int(np.searchsorted(pool.number, number)), s, size, riders)
+                assert planned <= deadlines[0]
+                del deadlines[:size]
 
     holds()
 

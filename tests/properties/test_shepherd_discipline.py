@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from miniature import Recording, gpus, make_world, random_instants, service
 from oracles.shepherd_twin import ShepherdTwin
+from properties.drawn_sizes import let_sizes_count
 from properties.test_disciplines import (
     JIT,
     MS,
@@ -90,7 +91,8 @@ def with_kinds(draw: st.DrawFn, scenario: Scenario, parameters: st.SearchStrateg
         if id(pool) not in made:
             kinds = draw(kinds_of(pool)) if draw(st.integers(0, 3)) else None
             made[id(pool)] = replace(pool, parameters=own, kinds=kinds)
-    return replace(scenario, pools=tuple(made[id(pool)] for pool in scenario.pools))
+    pools, arrivals = let_sizes_count(draw, [made[id(pool)] for pool in scenario.pools], scenario.arrivals)
+    return replace(scenario, pools=pools, arrivals=arrivals)
 
 
 PARAMETERS: st.SearchStrategy[dict[str, OptionValue]] = st.fixed_dictionaries(
@@ -156,7 +158,7 @@ def courses(draw: st.DrawFn, *, pools: int = 1, cut: bool = False) -> Course:
 
 
 def follow(discipline: Discipline, course: Course, *, cut: bool = True) -> Run:
-    """Play a course; requests are told apart by their size, which is their row."""
+    """Play a course; requests are told apart by their size."""
     scenario = course.scenario
     ends, pools = (scenario.ends_ns, scenario.pools) if cut else (scenario.ends_ns[-1:], scenario.pools[-1:])
     state = discipline.initial_state(len(pools[0].slo_ns))
@@ -173,7 +175,7 @@ def follow(discipline: Discipline, course: Course, *, cut: bool = True) -> Run:
         for n, ns in zip(pool.number.tolist(), pool.free_at_ns.tolist(), strict=True):
             left[n], said[n] = ns, max(ns, said.get(n, 0)) if keeping != "booked" else ns
         since = until
-    return collect(accounts, len(scenario.arrivals), pool)
+    return collect(accounts, scenario.arrivals, pool)
 
 
 def assert_lawful(run: Run, course: Course) -> None:

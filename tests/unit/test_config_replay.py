@@ -74,6 +74,17 @@ def test_latency_by_size_makes_buckets() -> None:
     assert service.curve("3g.40gb") is None, "a size is missing there, so nothing may be placed there"
 
 
+def test_sizes_are_padded_unless_they_are_exact() -> None:
+    latency = "{512: {alpha_ms: 4, beta_ms: 6}, 128: {alpha_ms: 1, beta_ms: 5}}"
+    assert not net(latency).exact_sizes
+    assert not net(f"{latency}, sizes: padded").exact_sizes
+    exact = net(f"{latency}, sizes: exact")
+    assert exact.exact_sizes
+    assert exact.lanes() == (exact,)
+    assert exact.by_bucket() == net(latency).lanes()
+    assert exact.curve("whole") == net(latency).curve("whole")
+
+
 def test_a_table_is_found_beside_the_scenario(folder: Path) -> None:
     service = net("{table: tables/t.csv}", folder)
     assert service.buckets() == (Bucket(0, 128), Bucket(128, 512))
@@ -95,6 +106,7 @@ def test_a_scenario_is_the_same_from_its_own_document(folder: Path) -> None:
     for latency in (
         "{128: {alpha_ms: 1, beta_ms: 5}, 512: {whole: {alpha_ms: 2, beta_ms: 5}}}",
         "{table: tables/t.csv}",
+        "{128: {alpha_ms: 1, beta_ms: 5}, 512: {alpha_ms: 2, beta_ms: 5}}, sizes: exact",
     ):
         written = scenario(latency, "failures: [{mtbf_s: 5, mttr_s: 1}]\nvariation: {tail: 1.2}\n", folder)
         for document in (
@@ -144,6 +156,32 @@ PROBLEMS = {
     "only a share": (
         '{"whole@50%": {alpha_ms: 1, beta_ms: 5}}',
         "no latency for the cluster's instances (whole), only for whole@50% (line 3)",
+    ),
+    "no such way": (
+        "{alpha_ms: 1, beta_ms: 5}, sizes: exactly",
+        "services[0].sizes: 'exactly' should be 'padded' or 'exact'",
+    ),
+    "one latency for all": (
+        "{alpha_ms: 1, beta_ms: 5}, sizes: exact",
+        "services[0].sizes: there is one latency for all sizes: exact sizes need latency by size",
+    ),
+    "one bucket": (
+        "{128: {alpha_ms: 1, beta_ms: 5}}, sizes: exact",
+        "services[0].sizes: there is one latency for all sizes: exact sizes need latency by size",
+    ),
+    "smaller is slower": (
+        "{128: {alpha_ms: 1, beta_ms: 5}, 512: {points: {1: 6, 9: 12}}}, sizes: exact",
+        "services[0].latency: with exact sizes a batch of 9 on whole cannot take longer for sizes up to 128 (14 ms)"
+        " than up to 512 (12 ms) (line 3)",
+    ),
+    "smaller is not measured": (
+        "{128: {points: {1: 2, 4: 6}}, 512: {points: {1: 4, 8: 12}}}, sizes: exact",
+        "a batch of 8 on whole cannot take longer for sizes up to 128 (not measured) than up to 512 (12 ms)",
+    ),
+    "a share of large ones only": (
+        "{128: {whole: {alpha_ms: 1, beta_ms: 5}}, 512: {whole: {alpha_ms: 2, beta_ms: 5},"
+        ' "whole@50%": {alpha_ms: 4, beta_ms: 9}}}, sizes: exact',
+        "services[0].latency: whole@50% has a latency for larger sizes but none up to 128",
     ),
     "no time": ("{alpha_ms: 1, beta_ms: 5}, from_s: 3, until_s: 2", "services[0].until_s: 2 must be after from_s, 3"),
     "a negative size": ("{-1: {alpha_ms: 1, beta_ms: 5}}", "-1 should be greater than 0"),

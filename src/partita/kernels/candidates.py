@@ -31,16 +31,21 @@ from partita.kernels.columns import (
     ROOM,
     SLO,
     SLOPE,
+    SLOWEST,
     SPLIT,
     STATUS,
     TAIL,
     TARGET,
     THRESHOLD,
     WAITING,
+    WIDE,
     Rules,
     Work,
+    sized,
+    takes,
 )
 from partita.kernels.metering import meter_to, rate_per_ns
+from partita.kernels.sizes import ANY, at_place, largest_place
 
 FRONTRUN, IMMEDIATE, LATEST, TARGET_BATCH, QUEUEING_DELAY, BETA_LAMBDA, SLO_SHARE, CREDITED, ADAPTIVE = range(9)
 """Wanted start: see docs/disciplines.md."""
@@ -108,11 +113,69 @@ def _needed(s: int, w: Work, r: Rules) -> int:
 
 
 @inlined
-def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], cap: int, w: Work, r: Rules) -> int:
+def _least(s: int, suffix: int, older: bool, now: int, w: Work, r: Rules) -> int:
+    """Return the batch that older requests must make room for: of the suffix, or of so many of it as are asked for."""
+    if r.drop == TIMEOUT_DROP:
+        return 1
+    if r.drop == NEED_DROP:
+        return min(suffix, _needed(s, w, r))
+    return min(suffix, target_now(s, now, w, r)) if older or r.drop == NO_DROP else suffix
+
+
+@lean
+def _gather_sized(s: int, now: int, free_at: int, table: int, cap: int, w: Work, r: Rules) -> int:
+    """Form the best batch as `gather` does, where it takes as long as its largest input.
+
+    The newest requests that could not be met even alone stay out of the suffix: they may be much larger than those
+    before them.
+    """
+    deadline = w.state[s, SLO] - r.response_ns
+    ready = now + r.control_ns
+    data, place = r.data_ns, w.sizes.place
+    head, tail = w.state[s, HEAD], w.state[s, TAIL]
+    end = tail
+    while end > head:
+        row = end - 1
+        if w.ns[row] + deadline >= max(ready + data, free_at) + at_place(w.sizes, table, s, 1, place[row]):
+            break
+        end = row
+    split, widest = end, ANY
+    while split > head and end - split < cap:
+        size, wider = end - split + 1, max(widest, place[split - 1])
+        done = max(ready + data * size, free_at) + at_place(w.sizes, table, s, size, wider)
+        if w.ns[split - 1] + deadline < done:
+            break
+        split, widest = split - 1, wider
+    b = 0
+    if split < end:
+        b = _least(s, end - split, head < split, now, w, r)
+        widest = largest_place(w.sizes, head, b)
+        if r.drop != NO_DROP:
+            while head < split:
+                done = max(ready + data * b, free_at) + at_place(w.sizes, table, s, b, widest)
+                if w.ns[head] + deadline >= done:
+                    break
+                w.account[head, FINISH] = DROPPED
+                head += 1
+                widest = largest_place(w.sizes, head, b)
+        first, most = w.ns[head] + deadline, min(tail - head, cap)
+        while b < most:
+            widest = max(widest, place[head + b])
+            if first < max(ready + data * (b + 1), free_at) + at_place(w.sizes, table, s, b + 1, widest):
+                break
+            b += 1
+    w.state[s, HEAD], w.state[s, SPLIT] = head, split
+    return b
+
+
+@inlined
+def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], table: int, cap: int, w: Work, r: Rules) -> int:
     """Form the best batch for an instance free at `free_at`; drop what can no longer ride; return its size.
 
-    `latency`, ``(services, batches)``, and `cap` are those of the instance.
+    `latency`, ``(services, batches)``, `table` (of sizes) and `cap` are those of the instance.
     """
+    if sized(s, w):
+        return _gather_sized(s, now, free_at, table, cap, w, r)
     deadline = w.state[s, SLO] - r.response_ns
     ready = now + r.control_ns
     data = r.data_ns
@@ -125,13 +188,7 @@ def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], cap: int,
         split += 1
     b = 0
     if split < tail:
-        least = tail - split
-        if r.drop == TIMEOUT_DROP:
-            least = 1
-        elif r.drop == NEED_DROP:
-            least = min(least, _needed(s, w, r))
-        elif head < split or r.drop == NO_DROP:
-            least = min(least, target_now(s, now, w, r))
+        least = _least(s, tail - split, head < split, now, w, r)
         done = max(ready + data * least, free_at) + latency[s, least]
         if r.drop != NO_DROP:
             while head < split and w.ns[head] + deadline < done:
@@ -150,58 +207,71 @@ def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], cap: int,
 
 
 @lean
-def _wanted_by_rate(s: int, b: int, now: int, earliest: int, latency: NDArray[np.int64], w: Work, r: Rules) -> int:
+def _wanted_by_rate(
+    s: int, b: int, now: int, earliest: int, latency: NDArray[np.int64], table: int, place: float, w: Work, r: Rules
+) -> int:
     """Return when a batch should start under one of the windows that look at the target or the rate."""
     deadline = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns
-    frontrun = max(earliest, deadline - r.jitter_ns - latency[s, b + 1] - r.data_ns)
-    target = target_now(s, now, w, r)
+    frontrun = max(earliest, deadline - r.jitter_ns - takes(s, b + 1, latency, table, place, w) - r.data_ns)
+    target, runs = target_now(s, now, w, r), takes(s, b, latency, table, place, w)
     if r.window == TARGET_BATCH:
         return earliest if b >= target else frontrun
     if r.window == CREDITED:
-        saved = w.state[s, CREDIT] + b * latency[s, target] // target - latency[s, b]
+        saved = w.state[s, CREDIT] + b * takes(s, target, latency, table, place, w) // target - runs
         return earliest if saved >= 0 else frontrun
     rate = rate_per_ns(s, w)
     if r.window == QUEUEING_DELAY:
         wait = target / rate if rate > 0.0 else w.state[s, SLO] / 2.0
-        return max(earliest, min(deadline - r.jitter_ns - latency[s, b], w.state[s, LAST_START] + int(wait)))
+        return max(earliest, min(deadline - r.jitter_ns - runs, w.state[s, LAST_START] + int(wait)))
     other = target if target != b else b + 1
-    slope = (latency[s, other] - latency[s, b]) / float(other - b)
-    overhead = latency[s, b] - slope * b
+    slope = (takes(s, other, latency, table, place, w) - runs) / float(other - b)
+    overhead = runs - slope * b
     return earliest if b >= overhead * max(rate, 0.0) else frontrun
 
 
 @inlined
 def wanted_start(
-    s: int, b: int, now: int, earliest: int, latency: NDArray[np.int64], cap: int, w: Work, r: Rules
+    s: int,
+    b: int,
+    now: int,
+    earliest: int,
+    latency: NDArray[np.int64],
+    table: int,
+    place: float,
+    cap: int,
+    w: Work,
+    r: Rules,
 ) -> int:
-    """Return when a batch should start; past the largest batch nothing more can join."""
+    """Return when a batch whose largest input has this place should start; past the largest batch nobody can join."""
     if r.window == IMMEDIATE or b >= cap or (r.window == ADAPTIVE and b >= w.state[s, THRESHOLD]):
         return earliest
     oldest = w.ns[w.state[s, HEAD]]
     deadline = oldest + w.state[s, SLO] - r.response_ns
     if r.window in (FRONTRUN, ADAPTIVE):
-        return max(earliest, deadline - r.jitter_ns - latency[s, b + 1] - r.data_ns)
-    latest = deadline - r.jitter_ns - latency[s, b]
+        return max(earliest, deadline - r.jitter_ns - takes(s, b + 1, latency, table, place, w) - r.data_ns)
+    latest = deadline - r.jitter_ns - takes(s, b, latency, table, place, w)
     if r.window == LATEST:
         return max(earliest, latest)
     if r.window == SLO_SHARE:
         return max(earliest, min(latest, oldest + int(r.wait_share * w.state[s, SLO])))
-    return _wanted_by_rate(s, b, now, earliest, latency, w, r)
+    return _wanted_by_rate(s, b, now, earliest, latency, table, place, w, r)
 
 
 @lean
 def form(s: int, now: int, w: Work, r: Rules) -> None:
     """Form the service's candidate anew and set its send timer."""
-    b = gather(s, now, -NEVER, w.latency, w.state[s, CAP], w, r)
+    cap = w.state[s, WIDE] if sized(s, w) else w.state[s, CAP]
+    b = gather(s, now, -NEVER, w.latency, SLOWEST, cap, w, r)
     w.state[s, BATCH] = b
     if b == 0:
         w.state[s, STATUS], w.state[s, DUE] = IDLE, NEVER
         return
-    lead = r.control_ns + r.data_ns * b
-    exec_at = wanted_start(s, b, now, now + lead, w.latency, w.state[s, CAP], w, r)
+    lead, place = r.control_ns + r.data_ns * b, largest_place(w.sizes, w.state[s, HEAD], b)
+    exec_at = wanted_start(s, b, now, now + lead, w.latency, SLOWEST, place, cap, w, r)
     w.state[s, STATUS] = WAITING
     w.state[s, EXEC_AT] = exec_at
-    w.state[s, INVALID_AFTER] = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns - w.latency[s, b]
+    deadline = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns
+    w.state[s, INVALID_AFTER] = deadline - takes(s, b, w.latency, SLOWEST, place, w)
     w.state[s, DUE] = max(now, exec_at - lead)
 
 
@@ -250,7 +320,7 @@ def settle(s: int, horizon: int, w: Work, r: Rules) -> int:
         if w.state[s, TAIL] < w.state[s, END]:
             return min(w.state[s, DUE], w.ns[w.state[s, TAIL]])
         return w.state[s, DUE]
-    simple = r.window in (FRONTRUN, ADAPTIVE, IMMEDIATE)
+    simple = r.window in (FRONTRUN, ADAPTIVE, IMMEDIATE) and not sized(s, w)
     while True:
         if simple:
             _fill(s, horizon, w, r)

@@ -27,6 +27,7 @@ from partita.kernels.agenda import Agenda, empty_agenda, enter, most_urgent, nex
 from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.chance import normal
 from partita.kernels.instances import Instances, cut_down, grow_forest, occupy, run_ns
+from partita.kernels.sizes import largest_place
 from partita.kernels.timeout import Lead, Queues, ready_at
 
 AIMD, V2 = 0, 1
@@ -252,7 +253,7 @@ def _serve(
         if b > 0:
             head = q.head[s]
             start = now + lead.control + lead.data * b
-            took = run_ns(p, g, s, runs, q.ns[head])
+            took = run_ns(p, g, s, runs, q.ns[head], largest_place(p.sizes, head, b))
             finish = start + took
             answer(q.account, head, b, start, finish)
             q.head[s] = head + b

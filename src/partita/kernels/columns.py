@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.kernels import NEVER
+from partita.kernels import NEVER, inlined
+from partita.kernels.sizes import ANY, Sizes, at_place
 
 BIN_NS = 50_000_000
 """Width of one counter of the rate meter."""
@@ -37,7 +38,9 @@ METER = 27
 """First column of the meter's counters."""
 AIM = METER + BINS + 1
 """The target batch when the service became pending, where its rank hangs on it; else 0."""
-COLUMNS = AIM + 1
+WIDE = AIM + 1
+"""The largest batch whatever the inputs, where sizes count: that of the smallest ones. `CAP` is that of the largest."""
+COLUMNS = WIDE + 1
 
 MILLION = 1_000_000
 """What rates, dispersions and rooms are held in parts of, so that a service's state is whole numbers."""
@@ -65,13 +68,32 @@ class Work(NamedTuple):
     """The arrays of one advance, all changed in place but `ns` and `latency`.
 
     `ns` and `account` (``(requests, 2)``: start and finish) are the requests by service; `latency`, ``(services,
-    batches)`` in ns, is that of the slowest instances; `state` is ``(services, COLUMNS)``.
+    batches)`` in ns, is that of the slowest instances; `state` is ``(services, COLUMNS)``. Of the tables of `sizes` the
+    first (`SLOWEST`) is that of the slowest instances, one for each kind follows.
     """
 
     ns: NDArray[np.int64]
     account: NDArray[np.int64]
     latency: NDArray[np.int64]
     state: NDArray[np.int64]
+    sizes: Sizes
+
+
+SLOWEST = 0
+"""The table of sizes that goes with `Work.latency`."""
+
+
+@inlined
+def sized(s: int, w: Work) -> bool:
+    """Say whether the sizes of a service's requests count."""
+    head = w.state[s, HEAD]
+    return w.sizes.place.shape[0] > 0 and head < w.state[s, END] and w.sizes.place[head] != ANY
+
+
+@inlined
+def takes(s: int, b: int, latency: NDArray[np.int64], table: int, place: float, w: Work) -> int:
+    """Return what a batch is planned to take: as `latency` says, or a table of sizes where its largest input counts."""
+    return latency[s, b] if place == ANY else at_place(w.sizes, table, s, b, place)
 
 
 def new_state(services: int) -> NDArray[np.int64]:

@@ -55,12 +55,16 @@ from partita.kernels.columns import (
     LAST_START,
     PENDING,
     SLO,
+    SLOWEST,
     SPLIT,
     STATUS,
     TAIL,
     WAITING,
+    WIDE,
     Rules,
     Work,
+    sized,
+    takes,
 )
 from partita.kernels.instances import (
     Instances,
@@ -75,6 +79,7 @@ from partita.kernels.instances import (
 )
 from partita.kernels.metering import meter_to
 from partita.kernels.pressure import REFRESH_NS, instances_alike, judge, measure
+from partita.kernels.sizes import largest_place
 from partita.kernels.tournament import grow, put, smallest
 
 BOTH, SERVICE_ONLY, INSTANCE_ONLY = 0, 1, 2
@@ -112,8 +117,10 @@ def _urgency(s: int, now: int, w: Work, r: Rules) -> int:
     if w.state[s, AIM] == 0:
         w.state[s, AIM] = target_now(s, now, w, r)
     # The candidate may be older than the pool, and larger than the pool allows now.
-    b, best = min(w.state[s, BATCH], w.state[s, CAP]), min(w.state[s, AIM], w.state[s, CAP])
-    worth = (b / float(w.latency[s, b])) / (best / float(w.latency[s, best]))
+    cap = w.state[s, WIDE] if sized(s, w) else w.state[s, CAP]
+    b, best = min(w.state[s, BATCH], cap), min(w.state[s, AIM], w.state[s, CAP])
+    runs = takes(s, b, w.latency, SLOWEST, largest_place(w.sizes, w.state[s, HEAD], b), w)
+    worth = (b / float(runs)) / (best / float(w.latency[s, best]))
     return -int(worth * 1e9)
 
 
@@ -145,20 +152,22 @@ def _grant(s: int, g: int, now: int, w: Work, q: Queue, p: Instances, r: Rules, 
     """Start the service's best batch on an instance, if any can make it; return the number of batches logged."""
     k, free_at = p.kind[g], free_of(q.forest, p, g)
     cap = p.max_batch[k, s]
-    b = gather(s, now, free_at, p.planned[k], cap, w, r)
+    planned, table = p.planned[k], SLOWEST + 1 + k
+    b = gather(s, now, free_at, planned, table, cap, w, r)
     if b == 0:
         return logged
     head = w.state[s, HEAD]
-    start = wanted_start(s, b, now, max(now + r.control_ns + r.data_ns * b, free_at), p.planned[k], cap, w, r)
-    finish = start + run_ns(p, g, s, b, w.ns[head])
+    place, earliest_start = largest_place(w.sizes, head, b), max(now + r.control_ns + r.data_ns * b, free_at)
+    start = wanted_start(s, b, now, earliest_start, planned, table, place, cap, w, r)
+    finish = start + run_ns(p, g, s, b, w.ns[head], place)
     answer(w.account, head, b, start, finish)
     w.state[s, HEAD] = head + b
     w.state[s, SPLIT] = max(w.state[s, SPLIT], head + b)
     w.state[s, LAST_START] = start
     if r.window == CREDITED:
         target = target_now(s, now, w, r)
-        saved = w.state[s, CREDIT] + b * p.planned[k, s, target] // target - p.planned[k, s, b]
-        w.state[s, CREDIT] = min(max(saved, -w.state[s, SLO]), w.state[s, SLO])
+        saved = b * takes(s, target, planned, table, place, w) // target - takes(s, b, planned, table, place, w)
+        w.state[s, CREDIT] = min(max(w.state[s, CREDIT] + saved, -w.state[s, SLO]), w.state[s, SLO])
     occupy(q.forest, p, g, finish)
     return note(log, logged, g, s, b, start, finish)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from partita.kernels import NEVER, inlined, lean
 from partita.kernels.chance import normal
+from partita.kernels.sizes import ANY, NO_SIZES, Sizes, at_place
 from partita.kernels.tournament import first_within, grow, put, smallest
 
 
@@ -24,6 +25,7 @@ class Instances(NamedTuple):
     `kind` has one entry an instance. `max_batch` is ``(kinds, services)``, 0 where the kind may not serve the service;
     `planned` and `run` are ``(kinds, services, batches)``: what a discipline counts on, and the mean of what a batch
     takes. `spread` is the standard deviation of the logarithm of what it takes over that mean, drawn from `seed`.
+    Where sizes of inputs count, the mean is that of `sizes`, with a table for each kind.
     """
 
     kind: NDArray[np.int64]
@@ -32,6 +34,7 @@ class Instances(NamedTuple):
     run: NDArray[np.int64]
     spread: float
     seed: int
+    sizes: Sizes = NO_SIZES
 
 
 @lean
@@ -42,13 +45,14 @@ def _drawn(mean: int, spread: float, seed: int, s: int, b: int, first: int) -> i
 
 
 @inlined
-def run_ns(p: Instances, g: int, s: int, b: int, first: int) -> int:
-    """Return how long a batch of b takes on instance `g`; `first` is the arrival of its oldest request.
+def run_ns(p: Instances, g: int, s: int, b: int, first: int, place: float) -> int:
+    """Return how long a batch of b takes on instance `g`: `first` is the arrival of its oldest request, `place` is that
+    of its largest one.
 
     What is drawn hangs on seed, service, oldest request and size alone, so that it is the same however a run is cut
     into advances.
     """
-    mean = p.run[p.kind[g], s, b]
+    mean = p.run[p.kind[g], s, b] if place == ANY else at_place(p.sizes, p.kind[g], s, b, place)
     return mean if p.spread == 0.0 else _drawn(mean, p.spread, p.seed, s, b, first)
 
 

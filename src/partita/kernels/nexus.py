@@ -19,6 +19,7 @@ from partita.kernels import NEVER, lean
 from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, run_ns
 from partita.kernels.lanes import Lanes, due_at
+from partita.kernels.sizes import largest_place
 from partita.kernels.tournament import grow, next_within, put
 
 LOOK, TURN, BEGUN = 0, 1, 2
@@ -96,7 +97,7 @@ def _serve(
         lane = g * services + s
         head = lanes.head[lane]
         if b > 0:
-            finish = look + run_ns(p, g, s, b, lanes.ns[head])
+            finish = look + run_ns(p, g, s, b, lanes.ns[head], largest_place(p.sizes, head, b))
             answer(lanes.account, head, b, look, finish)
             lanes.head[lane] = head + b
             logged = note(log, logged, g, s, b, look, finish)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from partita.kernels import NEVER, lean
 from partita.kernels.batches import DROPPED, FINISH, QUEUED, START, Batches, note
 from partita.kernels.instances import Instances, grow_forest, run_ns
+from partita.kernels.sizes import place_of
 from partita.kernels.tournament import grow, next_within, put, smallest
 
 COMING, WAITING = -2, -1
@@ -184,9 +185,10 @@ def _start(s: int, g: int, b: int, now: int, free: int, q: Requests, board: Boar
     """Let an instance run a batch of the oldest requests that can be met there."""
     k = p.kind[g]
     first, before, _ = _first_met(s, k, now, free, q, board, p, r)
-    last = first
+    last, place = first, place_of(p.sizes, first)
     for _ in range(b - 1):
         last = q.link[last]
+        place = max(place, place_of(p.sizes, last))
     after = q.link[last]
     q.link[last] = NOBODY
     if before == NOBODY:
@@ -198,7 +200,7 @@ def _start(s: int, g: int, b: int, now: int, free: int, q: Requests, board: Boar
     _count(s, -b, board, r)
     begun = max(now + r.control_ns + r.data_ns * b, free)
     planned = begun + p.planned[k, s, b]
-    done = begun + run_ns(p, g, s, b, q.ns[first])
+    done = begun + run_ns(p, g, s, b, q.ns[first], place)
     run = board.runs[g]
     run[SERVICE], run[SIZE], run[OLDEST] = s, b, first
     run[CLEAR], run[BEGUN], run[PLANNED], run[DONE] = free, begun, planned, done

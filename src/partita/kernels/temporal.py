@@ -21,6 +21,7 @@ from partita.kernels import NEVER, lean
 from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, run_ns
 from partita.kernels.lanes import Lanes, due_at
+from partita.kernels.sizes import largest_place
 from partita.kernels.tournament import grow, next_within, put
 
 LOOK, TURN, SLICE_END, USED = 0, 1, 2, 3
@@ -133,7 +134,7 @@ def _serve(
         b = _gather(lanes, p, r, g, s, now, state[g, SLICE_END], state[g, USED] == 1)
         head = lanes.head[lane]
         if b > 0:
-            finish = now + run_ns(p, g, s, b, lanes.ns[head])
+            finish = now + run_ns(p, g, s, b, lanes.ns[head], largest_place(p.sizes, head, b))
             answer(lanes.account, head, b, now, finish)
             lanes.head[lane] = head + b
             logged = note(log, logged, g, s, b, now, finish)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, run_ns
+from partita.kernels.sizes import largest_place
 from partita.kernels.timeout import Queues, ready_at
 from partita.kernels.tournament import first_within, grow, put, smallest
 
@@ -85,7 +86,7 @@ def advance_triton(
                 tail += 1
             b = tail - head
             start = max(now + control + data * b, free_at[device])
-            finish = start + run_ns(p, device, s, b, q.ns[head])
+            finish = start + run_ns(p, device, s, b, q.ns[head], largest_place(p.sizes, head, b))
             answer(q.account, head, b, start, finish)
             q.head[s] = tail
             free_at[device] = finish

@@ -108,7 +108,8 @@ class Service:
     `attainment` is the share of requests (0..1) that must be answered within `slo_s`. `memory_gib` is what one loaded
     copy takes. `curves` holds one curve for each profile the model was measured on: of the whole profile and, where
     sizes fall into buckets, of the bucket of the largest, so that what is planned with it holds for all. `finer` holds
-    the others: those of shares of a profile, and of the other buckets.
+    the others: those of shares of a profile, and of the other buckets. With `exact_sizes` requests of all buckets wait
+    together, and a batch takes as long as its largest input; without, each is padded to its bucket's edge.
     """
 
     name: str
@@ -117,16 +118,24 @@ class Service:
     memory_gib: float
     curves: tuple[LatencyCurve, ...]
     finer: tuple[LatencyCurve, ...] = ()
+    exact_sizes: bool = False
 
     @classmethod
     def measured(
-        cls, name: str, slo_s: float, attainment: float, memory_gib: float, curves: Sequence[LatencyCurve]
+        cls,
+        name: str,
+        slo_s: float,
+        attainment: float,
+        memory_gib: float,
+        curves: Sequence[LatencyCurve],
+        *,
+        exact_sizes: bool = False,
     ) -> Service:
         """Make a service of curves of any profiles, shares and buckets, in any order."""
         largest = max((c.bucket for c in curves), key=lambda bucket: bucket.up_to, default=Bucket())
         coarse = tuple(c for c in curves if c.gpu_percent == 100.0 and c.bucket == largest)
         finer = tuple(c for c in curves if c.gpu_percent != 100.0 or c.bucket != largest)
-        return cls(name, slo_s, attainment, memory_gib, coarse, finer)
+        return cls(name, slo_s, attainment, memory_gib, coarse, finer, exact_sizes)
 
     def curve(self, profile: str, gpu_percent: float = 100.0) -> LatencyCurve | None:
         """Return the curve measured on this profile, or on a share of it: of the bucket of the largest sizes.
@@ -145,6 +154,10 @@ class Service:
         return tuple(sorted(found, key=lambda bucket: bucket.up_to))
 
     def lanes(self) -> tuple[Service, ...]:
+        """Return the service as it is for each of its queues: one a bucket, or one for all where sizes are exact."""
+        return (self,) if self.exact_sizes else self.by_bucket()
+
+    def by_bucket(self) -> tuple[Service, ...]:
         """Return the service as it is for each of its buckets, smallest first: itself where sizes do not count."""
         if len(buckets := self.buckets()) == 1:
             return (self,)
