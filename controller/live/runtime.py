@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,7 @@ def serve_runtime(file: ClusterFile, *, host: str, port: int, dsn: str | None, l
     serve(
         settings,
         known,
-        PoolMaker(services, file.overheads(), known).pool,
+        PoolMaker([replace(s, exact_sizes=False) for s in services], file.overheads(), known).pool,
         sink=_Both(sinks) if sinks else None,
         on_ready=lambda url: click.echo(f"Serving {len(services)} services at {url} (process {os.getpid()})."),
     )
