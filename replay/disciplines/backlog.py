@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from partita.errors import ConfigError
 from partita.kernels import NEVER
 from partita.kernels.batches import FINISH, START, Batches, empty_batches
-from partita.kernels.sizes import NO_SIZES, Sizes
+from partita.kernels.sizes import NO_PLACES
 from partita.kernels.splice import cut
 from partita.model.cluster import OptionValue
 from partita.model.load import Arrivals
+from partita.model.service import INFEASIBLE_NS
 from partita.ports import Pool, Served
 
 QUEUE_POLICIES = ("none", "reject")
@@ -96,9 +97,18 @@ def blank_account(requests: Arrivals) -> tuple[NDArray[np.int64], Batches]:
     return np.zeros((len(requests), 2), np.int64), empty_batches(len(requests))
 
 
-def sizes_of(pool: Pool, requests: Arrivals) -> Sizes:
-    """Return where the sizes of these requests lie, and what batches take by them."""
-    return NO_SIZES if pool.sizes is None else Sizes(pool.sizes.places(requests), pool.sizes.run_ns)
+def places_of(pool: Pool, requests: Arrivals) -> NDArray[np.float64]:
+    """Return where the sizes of these requests lie among the edges, as kernels see them."""
+    return NO_PLACES if pool.sizes is None else pool.sizes.places(requests)
+
+
+def by_edge(table: NDArray[np.int64], sized: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Put latencies, ``(…, services, batches)``, and those by edge into one table, as kernels see them."""
+    *kinds, services, edges, batches = sized.shape
+    rows = np.full((*kinds, services * (1 + edges), max(batches, table.shape[-1])), INFEASIBLE_NS, np.int64)
+    rows[..., :services, : table.shape[-1]] = table
+    rows[..., services:, :batches] = np.moveaxis(sized, -2, -3).reshape(*kinds, services * edges, batches)
+    return rows
 
 
 def settle_account(

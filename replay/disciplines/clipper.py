@@ -21,8 +21,8 @@ from partita.replay.disciplines.backlog import (
     blank_account,
     common_choice,
     delays_ns,
+    places_of,
     settle_account,
-    sizes_of,
 )
 from partita.replay.disciplines.lanes import NOBODY, carried, instances_of
 
@@ -76,7 +76,7 @@ class Clipper:
         logged = kernel.advance_clipper(
             Queues(requests.ns, requests.offsets, head, account),
             pool.active,
-            instances_of(pool, sizes_of(pool, requests)),
+            instances_of(pool, places_of(pool, requests)),
             rules,
             memory,
             Lead(pool.control_ns, pool.data_ns),

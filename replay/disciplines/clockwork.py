@@ -19,7 +19,7 @@ from partita.kernels.batches import FINISH, START
 from partita.kernels.splice import cut
 from partita.model.load import Arrivals
 from partita.ports import Kinds, Pool, Served
-from partita.replay.disciplines.backlog import GPU_CHOICES, LONGEST_MS, blank_account, choice, sizes_of
+from partita.replay.disciplines.backlog import GPU_CHOICES, LONGEST_MS, blank_account, choice, places_of
 from partita.replay.disciplines.lanes import instances_of
 
 LARGEST_BATCH = 8
@@ -106,7 +106,7 @@ class Clockwork:
             pool.free_at_ns,
             instances,
             bookings,
-            instances_of(pool, sizes_of(pool, requests)),
+            instances_of(pool, places_of(pool, requests)),
             rules,
             state.at_ns,
             until_ns,

@@ -17,7 +17,7 @@ from partita.kernels import candidates, columns
 from partita.kernels import deferred as kernel
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import blank_account, choice, settle_account, sizes_of
+from partita.replay.disciplines.backlog import blank_account, by_edge, choice, places_of, settle_account
 from partita.replay.disciplines.lanes import instances_of
 
 WINDOWS = {
@@ -81,13 +81,13 @@ class Deferred:
         table[:, columns.CAP] = pool.max_batch
         table[:, columns.WIDE] = pool.max_batch if pool.sizes is None else pool.sizes.max_batch
         table[:, columns.TARGET] = 0  # it was found with the last pool's latencies
-        sizes = sizes_of(pool, requests)
-        instances = instances_of(pool, sizes)
+        places, latency = places_of(pool, requests), pool.latency_ns
+        instances = instances_of(pool, places)
         if pool.sizes is not None:
-            sizes = sizes._replace(took=pool.sizes.planned_ns)
+            latency = by_edge(latency, pool.sizes.planned_ns[0])
             instances = instances._replace(max_batch=pool.sizes.max_batch_of)
         logged = kernel.advance_deferred(
-            columns.Work(requests.ns, account, pool.latency_ns, table, sizes),
+            columns.Work(requests.ns, account, latency, table, places),
             pool.active,
             instances,
             pool.free_at_ns,

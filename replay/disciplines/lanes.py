@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from partita.kernels.batches import FINISH, QUEUED, START, Batches, empty_batches
 from partita.kernels.instances import Instances
 from partita.kernels.lanes import NOWHERE, UNIT, Dealer, Hands, Lanes, deal, into_lanes, out_of_lanes
-from partita.kernels.sizes import Sizes
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import sizes_of
+from partita.replay.disciplines.backlog import by_edge, places_of
 
 NOBODY = np.empty(0, np.int64)
 Entry = TypeVar("Entry", np.int64, np.float64)
@@ -95,10 +94,10 @@ class Round:
         self.hands.place[self._shown], self.hands.there[self._shown] = hands
         return lanes
 
-    def sizes(self, pool: Pool, lanes: Lanes) -> Sizes:
-        """Return where the sizes of the requests in lanes lie, and what batches take by them."""
-        sizes = sizes_of(pool, self.requests)
-        return sizes if pool.sizes is None else sizes._replace(place=sizes.place[self._shown][lanes.row])
+    def places(self, pool: Pool, lanes: Lanes) -> NDArray[np.float64]:
+        """Return where the sizes of the requests in lanes lie among the edges."""
+        places = places_of(pool, self.requests)
+        return places if pool.sizes is None else places[self._shown][lanes.row]
 
     def settle(self, lanes: Lanes) -> None:
         """Take down what became of the requests that were shown."""
@@ -141,10 +140,13 @@ def in_turn(pool: Pool) -> NDArray[np.int64]:
     return np.where(kinds.max_batch[kinds.of] > 0, UNIT, 0).T.astype(np.int64)
 
 
-def instances_of(pool: Pool, sizes: Sizes) -> Instances:
-    """Return the pool's instances as kernels see them, for requests of these sizes."""
+def instances_of(pool: Pool, places: NDArray[np.float64]) -> Instances:
+    """Return the pool's instances as kernels see them, for requests whose sizes lie at these places."""
     k = pool.by_kind()
-    return Instances(k.of, k.max_batch, k.planned_ns, k.run_ns, k.spread, k.seed, sizes)
+    if pool.sizes is None:
+        return Instances(k.of, k.max_batch, k.planned_ns, k.run_ns, k.spread, k.seed)
+    planned, run = by_edge(k.planned_ns, pool.sizes.planned_ns[1:]), by_edge(k.run_ns, pool.sizes.run_ns)
+    return Instances(k.of, k.max_batch, planned, run, k.spread, k.seed, places)
 
 
 def places(number: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -102,7 +102,7 @@ class Nexus:
             lanes = this_round.lanes(pool, shares(throughput), at_ns, end_ns, pool.control_ns + pool.data_ns)
             this_round.logged = kernel.advance_nexus(
                 lanes,
-                instances_of(pool, this_round.sizes(pool, lanes)),
+                instances_of(pool, this_round.places(pool, lanes)),
                 kernel.Plan(batch, pool.slo_ns - pool.response_ns, idle_ns),
                 pool.active,
                 rounds,

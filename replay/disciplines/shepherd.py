@@ -17,7 +17,7 @@ from partita.kernels import shepherd as kernel
 from partita.kernels.batches import FINISH, START
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import LONGEST_MS, blank_account, choice, sizes_of
+from partita.replay.disciplines.backlog import LONGEST_MS, blank_account, choice, places_of
 from partita.replay.disciplines.lanes import instances_of
 
 THRESHOLD = 3.03
@@ -83,7 +83,7 @@ class Shepherd:
             pool.number,
             pool.free_at_ns,
             kernel.Left(state.number, state.runs, place),
-            instances_of(pool, sizes_of(pool, requests)),
+            instances_of(pool, places_of(pool, requests)),
             rules,
             state.at_ns,
             until_ns,

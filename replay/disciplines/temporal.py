@@ -63,7 +63,7 @@ class Temporal:
         lanes = this_round.lanes(pool, in_turn(pool), state.at_ns, until_ns, pool.control_ns + pool.data_ns)
         this_round.logged = kernel.advance_temporal(
             lanes,
-            instances_of(pool, this_round.sizes(pool, lanes)),
+            instances_of(pool, this_round.places(pool, lanes)),
             rules,
             pool.active,
             slices,

@@ -21,9 +21,9 @@ from partita.replay.disciplines.backlog import (
     blank_account,
     common_choice,
     delays_ns,
+    places_of,
     queue_limits_ns,
     settle_account,
-    sizes_of,
 )
 from partita.replay.disciplines.lanes import Hall, Round, in_turn, instances_of
 
@@ -66,7 +66,7 @@ class Timeout:
             this_round.logged = advance_apart(
                 lanes,
                 pool.active,
-                instances_of(pool, this_round.sizes(pool, lanes)),
+                instances_of(pool, this_round.places(pool, lanes)),
                 filling,
                 lead,
                 pool.free_at_ns,
@@ -83,7 +83,7 @@ class Timeout:
         logged = advance_timeout(
             Queues(requests.ns, requests.offsets, head, account),
             pool.active,
-            instances_of(pool, sizes_of(pool, requests)),
+            instances_of(pool, places_of(pool, requests)),
             filling,
             lead,
             common_choice(GPU_CHOICES, pool, "gpu_choice", "min-id") == "min-id",

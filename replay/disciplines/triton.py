@@ -25,9 +25,9 @@ from partita.replay.disciplines.backlog import (
     common_choice,
     common_time_ns,
     delays_ns,
+    places_of,
     queue_limits_ns,
     settle_account,
-    sizes_of,
     whole_numbers,
 )
 from partita.replay.disciplines.lanes import instances_of
@@ -81,7 +81,7 @@ class Triton:
             Queues(requests.ns, requests.offsets, head, account),
             pool.active,
             Batchers(pool.by_kind().max_batch.max(axis=0), delays_ns(pool), queue_limits_ns(pool), taken_until),
-            instances_of(pool, sizes_of(pool, requests)),
+            instances_of(pool, places_of(pool, requests)),
             pool.free_at_ns,
             pool.control_ns,
             pool.data_ns,

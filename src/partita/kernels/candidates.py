@@ -31,7 +31,6 @@ from partita.kernels.columns import (
     ROOM,
     SLO,
     SLOPE,
-    SLOWEST,
     SPLIT,
     STATUS,
     TAIL,
@@ -123,7 +122,7 @@ def _least(s: int, suffix: int, older: bool, now: int, w: Work, r: Rules) -> int
 
 
 @lean
-def _gather_sized(s: int, now: int, free_at: int, table: int, cap: int, w: Work, r: Rules) -> int:
+def _gather_sized(s: int, now: int, free_at: int, latency: NDArray[np.int64], cap: int, w: Work, r: Rules) -> int:
     """Form the best batch as `gather` does, where it takes as long as its largest input.
 
     The newest requests that could not be met even alone stay out of the suffix: they may be much larger than those
@@ -131,37 +130,37 @@ def _gather_sized(s: int, now: int, free_at: int, table: int, cap: int, w: Work,
     """
     deadline = w.state[s, SLO] - r.response_ns
     ready = now + r.control_ns
-    data, place = r.data_ns, w.sizes.place
+    data, place, services = r.data_ns, w.places, w.state.shape[0]
     head, tail = w.state[s, HEAD], w.state[s, TAIL]
     end = tail
     while end > head:
         row = end - 1
-        if w.ns[row] + deadline >= max(ready + data, free_at) + at_place(w.sizes, table, s, 1, place[row]):
+        if w.ns[row] + deadline >= max(ready + data, free_at) + at_place(latency, services, s, 1, place[row]):
             break
         end = row
     split, widest = end, ANY
     while split > head and end - split < cap:
         size, wider = end - split + 1, max(widest, place[split - 1])
-        done = max(ready + data * size, free_at) + at_place(w.sizes, table, s, size, wider)
+        done = max(ready + data * size, free_at) + at_place(latency, services, s, size, wider)
         if w.ns[split - 1] + deadline < done:
             break
         split, widest = split - 1, wider
     b = 0
     if split < end:
         b = _least(s, end - split, head < split, now, w, r)
-        widest = largest_place(w.sizes, head, b)
+        widest = largest_place(w.places, head, b)
         if r.drop != NO_DROP:
             while head < split:
-                done = max(ready + data * b, free_at) + at_place(w.sizes, table, s, b, widest)
+                done = max(ready + data * b, free_at) + at_place(latency, services, s, b, widest)
                 if w.ns[head] + deadline >= done:
                     break
                 w.account[head, FINISH] = DROPPED
                 head += 1
-                widest = largest_place(w.sizes, head, b)
+                widest = largest_place(w.places, head, b)
         first, most = w.ns[head] + deadline, min(tail - head, cap)
         while b < most:
             widest = max(widest, place[head + b])
-            if first < max(ready + data * (b + 1), free_at) + at_place(w.sizes, table, s, b + 1, widest):
+            if first < max(ready + data * (b + 1), free_at) + at_place(latency, services, s, b + 1, widest):
                 break
             b += 1
     w.state[s, HEAD], w.state[s, SPLIT] = head, split
@@ -169,13 +168,13 @@ def _gather_sized(s: int, now: int, free_at: int, table: int, cap: int, w: Work,
 
 
 @inlined
-def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], table: int, cap: int, w: Work, r: Rules) -> int:
+def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], cap: int, w: Work, r: Rules) -> int:
     """Form the best batch for an instance free at `free_at`; drop what can no longer ride; return its size.
 
-    `latency`, ``(services, batches)``, `table` (of sizes) and `cap` are those of the instance.
+    `latency`, ``(services, batches)``, and `cap` are those of the instance.
     """
     if sized(s, w):
-        return _gather_sized(s, now, free_at, table, cap, w, r)
+        return _gather_sized(s, now, free_at, latency, cap, w, r)
     deadline = w.state[s, SLO] - r.response_ns
     ready = now + r.control_ns
     data = r.data_ns
@@ -208,23 +207,23 @@ def gather(s: int, now: int, free_at: int, latency: NDArray[np.int64], table: in
 
 @lean
 def _wanted_by_rate(
-    s: int, b: int, now: int, earliest: int, latency: NDArray[np.int64], table: int, place: float, w: Work, r: Rules
+    s: int, b: int, now: int, earliest: int, latency: NDArray[np.int64], place: float, w: Work, r: Rules
 ) -> int:
     """Return when a batch should start under one of the windows that look at the target or the rate."""
     deadline = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns
-    frontrun = max(earliest, deadline - r.jitter_ns - takes(s, b + 1, latency, table, place, w) - r.data_ns)
-    target, runs = target_now(s, now, w, r), takes(s, b, latency, table, place, w)
+    frontrun = max(earliest, deadline - r.jitter_ns - takes(s, b + 1, latency, place, w) - r.data_ns)
+    target, runs = target_now(s, now, w, r), takes(s, b, latency, place, w)
     if r.window == TARGET_BATCH:
         return earliest if b >= target else frontrun
     if r.window == CREDITED:
-        saved = w.state[s, CREDIT] + b * takes(s, target, latency, table, place, w) // target - runs
+        saved = w.state[s, CREDIT] + b * takes(s, target, latency, place, w) // target - runs
         return earliest if saved >= 0 else frontrun
     rate = rate_per_ns(s, w)
     if r.window == QUEUEING_DELAY:
         wait = target / rate if rate > 0.0 else w.state[s, SLO] / 2.0
         return max(earliest, min(deadline - r.jitter_ns - runs, w.state[s, LAST_START] + int(wait)))
     other = target if target != b else b + 1
-    slope = (takes(s, other, latency, table, place, w) - runs) / float(other - b)
+    slope = (takes(s, other, latency, place, w) - runs) / float(other - b)
     overhead = runs - slope * b
     return earliest if b >= overhead * max(rate, 0.0) else frontrun
 
@@ -236,7 +235,6 @@ def wanted_start(
     now: int,
     earliest: int,
     latency: NDArray[np.int64],
-    table: int,
     place: float,
     cap: int,
     w: Work,
@@ -248,30 +246,30 @@ def wanted_start(
     oldest = w.ns[w.state[s, HEAD]]
     deadline = oldest + w.state[s, SLO] - r.response_ns
     if r.window in (FRONTRUN, ADAPTIVE):
-        return max(earliest, deadline - r.jitter_ns - takes(s, b + 1, latency, table, place, w) - r.data_ns)
-    latest = deadline - r.jitter_ns - takes(s, b, latency, table, place, w)
+        return max(earliest, deadline - r.jitter_ns - takes(s, b + 1, latency, place, w) - r.data_ns)
+    latest = deadline - r.jitter_ns - takes(s, b, latency, place, w)
     if r.window == LATEST:
         return max(earliest, latest)
     if r.window == SLO_SHARE:
         return max(earliest, min(latest, oldest + int(r.wait_share * w.state[s, SLO])))
-    return _wanted_by_rate(s, b, now, earliest, latency, table, place, w, r)
+    return _wanted_by_rate(s, b, now, earliest, latency, place, w, r)
 
 
 @lean
 def form(s: int, now: int, w: Work, r: Rules) -> None:
     """Form the service's candidate anew and set its send timer."""
     cap = w.state[s, WIDE] if sized(s, w) else w.state[s, CAP]
-    b = gather(s, now, -NEVER, w.latency, SLOWEST, cap, w, r)
+    b = gather(s, now, -NEVER, w.latency, cap, w, r)
     w.state[s, BATCH] = b
     if b == 0:
         w.state[s, STATUS], w.state[s, DUE] = IDLE, NEVER
         return
-    lead, place = r.control_ns + r.data_ns * b, largest_place(w.sizes, w.state[s, HEAD], b)
-    exec_at = wanted_start(s, b, now, now + lead, w.latency, SLOWEST, place, cap, w, r)
+    lead, place = r.control_ns + r.data_ns * b, largest_place(w.places, w.state[s, HEAD], b)
+    exec_at = wanted_start(s, b, now, now + lead, w.latency, place, cap, w, r)
     w.state[s, STATUS] = WAITING
     w.state[s, EXEC_AT] = exec_at
     deadline = w.ns[w.state[s, HEAD]] + w.state[s, SLO] - r.response_ns
-    w.state[s, INVALID_AFTER] = deadline - takes(s, b, w.latency, SLOWEST, place, w)
+    w.state[s, INVALID_AFTER] = deadline - takes(s, b, w.latency, place, w)
     w.state[s, DUE] = max(now, exec_at - lead)
 
 

@@ -253,7 +253,7 @@ def _serve(
         if b > 0:
             head = q.head[s]
             start = now + lead.control + lead.data * b
-            took = run_ns(p, g, s, runs, q.ns[head], largest_place(p.sizes, head, b))
+            took = run_ns(p, g, s, runs, q.ns[head], largest_place(p.places, head, b))
             finish = start + took
             answer(q.account, head, b, start, finish)
             q.head[s] = head + b

@@ -221,7 +221,7 @@ def _book(
         for row in range(front, front + size):
             q.account[row, FINISH] = DROPPED
     else:
-        done = start + run_ns(p, g, s, size, q.ns[front], largest_place(p.sizes, front, size))
+        done = start + run_ns(p, g, s, size, q.ns[front], largest_place(p.places, front, size))
         answer(q.account, front, size, start, done)
         board.free_at[g] = done
         logged = note(log, logged, number, s, size, start, done)
@@ -326,7 +326,7 @@ def advance_clockwork(
     services = q.services.shape[0]
     # Where each batch takes what is planned there is nothing to hear of.
     exact = p.spread == 0.0 and bookings.shape[0] == 0 and np.array_equal(p.planned, p.run)
-    exact = exact and p.sizes.place.shape[0] == 0
+    exact = exact and p.places.shape[0] == 0
     table = np.empty((1 if exact else bookings.shape[0] + q.ns.shape[0], BOOKING_COLUMNS), np.int64)
     keys = np.where(instances[:, STUCK] == 1, NEVER, instances[:, BOOKED])
     nothing = grow(np.full(services, NEVER, np.int64))

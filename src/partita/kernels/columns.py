@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.kernels import NEVER, inlined
-from partita.kernels.sizes import ANY, Sizes, at_place
+from partita.kernels.sizes import ANY, at_place
 
 BIN_NS = 50_000_000
 """Width of one counter of the rate meter."""
@@ -68,32 +68,28 @@ class Work(NamedTuple):
     """The arrays of one advance, all changed in place but `ns` and `latency`.
 
     `ns` and `account` (``(requests, 2)``: start and finish) are the requests by service; `latency`, ``(services,
-    batches)`` in ns, is that of the slowest instances; `state` is ``(services, COLUMNS)``. Of the tables of `sizes` the
-    first (`SLOWEST`) is that of the slowest instances, one for each kind follows.
+    batches)`` in ns, is that of the slowest instances; `state` is ``(services, COLUMNS)``. Where sizes count,
+    `places` are those of the requests, and tables have rows for edges (`partita.kernels.sizes`).
     """
 
     ns: NDArray[np.int64]
     account: NDArray[np.int64]
     latency: NDArray[np.int64]
     state: NDArray[np.int64]
-    sizes: Sizes
-
-
-SLOWEST = 0
-"""The table of sizes that goes with `Work.latency`."""
+    places: NDArray[np.float64]
 
 
 @inlined
 def sized(s: int, w: Work) -> bool:
     """Say whether the sizes of a service's requests count."""
     head = w.state[s, HEAD]
-    return w.sizes.place.shape[0] > 0 and head < w.state[s, END] and w.sizes.place[head] != ANY
+    return w.places.shape[0] > 0 and head < w.state[s, END] and w.places[head] != ANY
 
 
 @inlined
-def takes(s: int, b: int, latency: NDArray[np.int64], table: int, place: float, w: Work) -> int:
-    """Return what a batch is planned to take: as `latency` says, or a table of sizes where its largest input counts."""
-    return latency[s, b] if place == ANY else at_place(w.sizes, table, s, b, place)
+def takes(s: int, b: int, latency: NDArray[np.int64], place: float, w: Work) -> int:
+    """Return what a batch whose largest input has this place takes by a table of latencies."""
+    return latency[s, b] if place == ANY else at_place(latency, w.state.shape[0], s, b, place)
 
 
 def new_state(services: int) -> NDArray[np.int64]:

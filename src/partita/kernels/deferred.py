@@ -55,7 +55,6 @@ from partita.kernels.columns import (
     LAST_START,
     PENDING,
     SLO,
-    SLOWEST,
     SPLIT,
     STATUS,
     TAIL,
@@ -119,7 +118,7 @@ def _urgency(s: int, now: int, w: Work, r: Rules) -> int:
     # The candidate may be older than the pool, and larger than the pool allows now.
     cap = w.state[s, WIDE] if sized(s, w) else w.state[s, CAP]
     b, best = min(w.state[s, BATCH], cap), min(w.state[s, AIM], w.state[s, CAP])
-    runs = takes(s, b, w.latency, SLOWEST, largest_place(w.sizes, w.state[s, HEAD], b), w)
+    runs = takes(s, b, w.latency, largest_place(w.places, w.state[s, HEAD], b), w)
     worth = (b / float(runs)) / (best / float(w.latency[s, best]))
     return -int(worth * 1e9)
 
@@ -152,13 +151,13 @@ def _grant(s: int, g: int, now: int, w: Work, q: Queue, p: Instances, r: Rules, 
     """Start the service's best batch on an instance, if any can make it; return the number of batches logged."""
     k, free_at = p.kind[g], free_of(q.forest, p, g)
     cap = p.max_batch[k, s]
-    planned, table = p.planned[k], SLOWEST + 1 + k
-    b = gather(s, now, free_at, planned, table, cap, w, r)
+    planned = p.planned[k]
+    b = gather(s, now, free_at, planned, cap, w, r)
     if b == 0:
         return logged
     head = w.state[s, HEAD]
-    place, earliest_start = largest_place(w.sizes, head, b), max(now + r.control_ns + r.data_ns * b, free_at)
-    start = wanted_start(s, b, now, earliest_start, planned, table, place, cap, w, r)
+    place, earliest_start = largest_place(w.places, head, b), max(now + r.control_ns + r.data_ns * b, free_at)
+    start = wanted_start(s, b, now, earliest_start, planned, place, cap, w, r)
     finish = start + run_ns(p, g, s, b, w.ns[head], place)
     answer(w.account, head, b, start, finish)
     w.state[s, HEAD] = head + b
@@ -166,7 +165,7 @@ def _grant(s: int, g: int, now: int, w: Work, q: Queue, p: Instances, r: Rules, 
     w.state[s, LAST_START] = start
     if r.window == CREDITED:
         target = target_now(s, now, w, r)
-        saved = b * takes(s, target, planned, table, place, w) // target - takes(s, b, planned, table, place, w)
+        saved = b * takes(s, target, planned, place, w) // target - takes(s, b, planned, place, w)
         w.state[s, CREDIT] = min(max(w.state[s, CREDIT] + saved, -w.state[s, SLO]), w.state[s, SLO])
     occupy(q.forest, p, g, finish)
     return note(log, logged, g, s, b, start, finish)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from partita.kernels import NEVER, inlined, lean
 from partita.kernels.chance import normal
-from partita.kernels.sizes import ANY, NO_SIZES, Sizes, at_place
+from partita.kernels.sizes import ANY, NO_PLACES, at_place
 from partita.kernels.tournament import first_within, grow, put, smallest
 
 
@@ -25,7 +25,8 @@ class Instances(NamedTuple):
     `kind` has one entry an instance. `max_batch` is ``(kinds, services)``, 0 where the kind may not serve the service;
     `planned` and `run` are ``(kinds, services, batches)``: what a discipline counts on, and the mean of what a batch
     takes. `spread` is the standard deviation of the logarithm of what it takes over that mean, drawn from `seed`.
-    Where sizes of inputs count, the mean is that of `sizes`, with a table for each kind.
+    Where sizes of inputs count, `places` are those of the requests, and tables have rows for edges
+    (`partita.kernels.sizes`).
     """
 
     kind: NDArray[np.int64]
@@ -34,7 +35,7 @@ class Instances(NamedTuple):
     run: NDArray[np.int64]
     spread: float
     seed: int
-    sizes: Sizes = NO_SIZES
+    places: NDArray[np.float64] = NO_PLACES
 
 
 @lean
@@ -52,7 +53,8 @@ def run_ns(p: Instances, g: int, s: int, b: int, first: int, place: float) -> in
     What is drawn hangs on seed, service, oldest request and size alone, so that it is the same however a run is cut
     into advances.
     """
-    mean = p.run[p.kind[g], s, b] if place == ANY else at_place(p.sizes, p.kind[g], s, b, place)
+    k = p.kind[g]
+    mean = p.run[k, s, b] if place == ANY else at_place(p.run[k], p.max_batch.shape[1], s, b, place)
     return mean if p.spread == 0.0 else _drawn(mean, p.spread, p.seed, s, b, first)
 
 

@@ -97,7 +97,7 @@ def _serve(
         lane = g * services + s
         head = lanes.head[lane]
         if b > 0:
-            finish = look + run_ns(p, g, s, b, lanes.ns[head], largest_place(p.sizes, head, b))
+            finish = look + run_ns(p, g, s, b, lanes.ns[head], largest_place(p.places, head, b))
             answer(lanes.account, head, b, look, finish)
             lanes.head[lane] = head + b
             logged = note(log, logged, g, s, b, look, finish)

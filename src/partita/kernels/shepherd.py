@@ -185,10 +185,10 @@ def _start(s: int, g: int, b: int, now: int, free: int, q: Requests, board: Boar
     """Let an instance run a batch of the oldest requests that can be met there."""
     k = p.kind[g]
     first, before, _ = _first_met(s, k, now, free, q, board, p, r)
-    last, place = first, place_of(p.sizes, first)
+    last, place = first, place_of(p.places, first)
     for _ in range(b - 1):
         last = q.link[last]
-        place = max(place, place_of(p.sizes, last))
+        place = max(place, place_of(p.places, last))
     after = q.link[last]
     q.link[last] = NOBODY
     if before == NOBODY:

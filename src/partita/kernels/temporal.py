@@ -134,7 +134,7 @@ def _serve(
         b = _gather(lanes, p, r, g, s, now, state[g, SLICE_END], state[g, USED] == 1)
         head = lanes.head[lane]
         if b > 0:
-            finish = now + run_ns(p, g, s, b, lanes.ns[head], largest_place(p.sizes, head, b))
+            finish = now + run_ns(p, g, s, b, lanes.ns[head], largest_place(p.places, head, b))
             answer(lanes.account, head, b, now, finish)
             lanes.head[lane] = head + b
             logged = note(log, logged, g, s, b, now, finish)

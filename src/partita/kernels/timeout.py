@@ -22,7 +22,7 @@ from partita.kernels.agenda import Agenda, empty_agenda, enter, most_urgent, nex
 from partita.kernels.batches import DROPPED, FINISH, Batches, answer, note
 from partita.kernels.instances import Instances, cut_down, grow_forest, occupy, run_ns
 from partita.kernels.lanes import Lanes
-from partita.kernels.sizes import Sizes, largest_place
+from partita.kernels.sizes import largest_place
 
 
 class Queues(NamedTuple):
@@ -126,7 +126,7 @@ def _serve(
             g = taker(a, forest, leaf, now, min_id)
             b = _size(q, f, s, p.max_batch[p.kind[g], s], now)
             start = now + lead.control + lead.data * b
-            finish = start + run_ns(p, g, s, b, q.ns[head], largest_place(p.sizes, head, b))
+            finish = start + run_ns(p, g, s, b, q.ns[head], largest_place(p.places, head, b))
             answer(q.account, head, b, start, finish)
             q.head[s] = head + b
             occupy(forest, p, g, finish)
@@ -189,7 +189,7 @@ def advance_apart(
             p.run[kind : kind + 1],
             p.spread,
             p.seed,
-            Sizes(p.sizes.place, p.sizes.took[kind : kind + 1]),
+            p.places,
         )
         own = Filling(f.delay, f.limit, f.least[kind : kind + 1], f.preferred)
         first = g * services

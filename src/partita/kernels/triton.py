@@ -86,7 +86,7 @@ def advance_triton(
                 tail += 1
             b = tail - head
             start = max(now + control + data * b, free_at[device])
-            finish = start + run_ns(p, device, s, b, q.ns[head], largest_place(p.sizes, head, b))
+            finish = start + run_ns(p, device, s, b, q.ns[head], largest_place(p.places, head, b))
             answer(q.account, head, b, start, finish)
             q.head[s] = tail
             free_at[device] = finish
