@@ -121,7 +121,12 @@ def settle_account(
 ) -> tuple[Arrivals, Served]:
     """Return the requests that still wait (row `head` of each service on), and the account of what was served."""
     waiting = Arrivals(*cut(requests.ns, requests.offsets, requests.size, np.ascontiguousarray(head)))
-    served = Served(
+    return waiting, served(requests, account, log, logged, pool)
+
+
+def served(requests: Arrivals, account: NDArray[np.int64], log: Batches, logged: int, pool: Pool) -> Served:
+    """Return the account of these requests and of the batches logged."""
+    return Served(
         requests,
         account[:, START],
         account[:, FINISH],
@@ -131,4 +136,3 @@ def settle_account(
         log.start[:logged].copy(),
         log.finish[:logged].copy(),
     )
-    return waiting, served

@@ -1,8 +1,7 @@
-"""Deferred batching after Symphony, its eager sibling, and our own mean between them.
+"""Deferred batching after Symphony, and its eager sibling.
 
 Source: the abstracts of Symphony (arXiv 2308.07470) and its public scheduler (github.com/abcdabcd987/nexuslb). A batch
-starts as late as it may (deferred), as soon as an instance is free (eager), or as the load asks for (adaptive, ours);
-the rules stand in docs/disciplines.md.
+starts as late as it may (deferred) or as soon as an instance is free (eager); the rules stand in docs/disciplines.md.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from partita.errors import ConfigError
 from partita.kernels import candidates, columns
 from partita.kernels import deferred as kernel
+from partita.kernels.instances import Instances
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
 from partita.replay.disciplines.backlog import blank_account, by_edge, choice, places_of, settle_account
@@ -59,8 +59,7 @@ class Deferred:
 
     name: str = "deferred"
     window: int | None = None
-    drop: int | None = None
-    """Rules that are not the user's to choose."""
+    """The rule that is not the user's to choose."""
 
     def initial_state(self, services: int) -> DeferredState:
         """Return the state of this many services with empty queues."""
@@ -73,46 +72,14 @@ class Deferred:
         requests = state.waiting.followed_by(arrivals)
         account, log = blank_account(requests)
         table, first = state.columns, requests.offsets[:-1]
-        moved = first - table[:, columns.HEAD]
-        for column in (columns.HEAD, columns.SPLIT, columns.TAIL, columns.METERED):
-            table[:, column] += moved
-        table[:, columns.END] = requests.offsets[1:]
-        table[:, columns.SLO] = pool.slo_ns
-        table[:, columns.CAP] = pool.max_batch
-        table[:, columns.WIDE] = pool.max_batch if pool.sizes is None else pool.sizes.max_batch
-        table[:, columns.TARGET] = 0  # it was found with the last pool's latencies
-        places, latency = places_of(pool, requests), pool.latency_ns
-        instances = instances_of(pool, places)
-        if pool.sizes is not None:
-            latency = by_edge(latency, pool.sizes.planned_ns[0])
-            instances = instances._replace(max_batch=pool.sizes.max_batch_of)
+        table[:, columns.ROWS] += (first - table[:, columns.HEAD])[:, np.newaxis]
+        work, instances = at_work(table, requests, account, pool)
+        rules = rules_of(pool, self.window)
         logged = kernel.advance_deferred(
-            columns.Work(requests.ns, account, latency, table, places),
-            pool.active,
-            instances,
-            pool.free_at_ns,
-            self._rules(pool),
-            state.at_ns,
-            until_ns,
-            log,
+            work, pool.active, instances, pool.free_at_ns, rules, state.at_ns, until_ns, log
         )
         waiting, served = settle_account(requests, table[:, columns.HEAD], account, log, logged, pool)
         return DeferredState(waiting, table, until_ns), served
-
-    def _rules(self, pool: Pool) -> columns.Rules:
-        window, drop = self.window, self.drop
-        return columns.Rules(
-            WINDOWS[choice(WINDOWS, pool, "window", "frontrun")] if window is None else window,
-            DROP_RULES[choice(DROP_RULES, pool, "drop", "window")] if drop is None else drop,
-            MATCHES[choice(MATCHES, pool, "match", "both")],
-            ORDERS[choice(ORDERS, pool, "order", "last-start")],
-            GPU_CHOICES[choice(GPU_CHOICES, pool, "gpu_choice", "min-id")],
-            pool.control_ns,
-            pool.data_ns,
-            pool.response_ns,
-            pool.jitter_ns,
-            _wait_share(pool),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +90,42 @@ class Eager(Deferred):
     window: int | None = candidates.IMMEDIATE
 
 
-@dataclass(frozen=True, slots=True)
-class Adaptive(Deferred):
-    """Defer while instances abound, start early where services compete for them, and drop no more than the load asks.
+def at_work(
+    table: NDArray[np.int64], requests: Arrivals, account: NDArray[np.int64], pool: Pool
+) -> tuple[columns.Work, Instances]:
+    """Return what the kernels work on, and the instances."""
+    tell(table, requests, pool)
+    places, latency = places_of(pool, requests), pool.latency_ns
+    instances = instances_of(pool, places)
+    if pool.sizes is not None:
+        latency = by_edge(latency, pool.sizes.planned_ns[0])
+        instances = instances._replace(max_batch=pool.sizes.max_batch_of)
+    return columns.Work(requests.ns, account, latency, table, places), instances
 
-    Parameters: `match`, `order` and `gpu_choice` as for deferred.
-    """
 
-    name: str = "adaptive"
-    window: int | None = candidates.ADAPTIVE
-    drop: int | None = candidates.NEED_DROP
+def tell(table: NDArray[np.int64], requests: Arrivals, pool: Pool) -> None:
+    """Enter into the columns what this advance's requests and pool are."""
+    table[:, columns.END] = requests.offsets[1:]
+    table[:, columns.SLO] = pool.slo_ns
+    table[:, columns.CAP] = pool.max_batch
+    table[:, columns.WIDE] = pool.max_batch if pool.sizes is None else pool.sizes.max_batch
+    table[:, columns.TARGET] = 0  # it was found with the last pool's latencies
+
+
+def rules_of(pool: Pool, window: int | None) -> columns.Rules:
+    """Return the rules that a pool's parameters ask for, the window only where none is given."""
+    return columns.Rules(
+        WINDOWS[choice(WINDOWS, pool, "window", "frontrun")] if window is None else window,
+        DROP_RULES[choice(DROP_RULES, pool, "drop", "window")],
+        MATCHES[choice(MATCHES, pool, "match", "both")],
+        ORDERS[choice(ORDERS, pool, "order", "last-start")],
+        GPU_CHOICES[choice(GPU_CHOICES, pool, "gpu_choice", "min-id")],
+        pool.control_ns,
+        pool.data_ns,
+        pool.response_ns,
+        pool.jitter_ns,
+        _wait_share(pool),
+    )
 
 
 def _wait_share(pool: Pool) -> float:

@@ -35,7 +35,6 @@ from partita.kernels.columns import (
     STATUS,
     TAIL,
     TARGET,
-    THRESHOLD,
     WAITING,
     WIDE,
     Rules,
@@ -46,17 +45,17 @@ from partita.kernels.columns import (
 from partita.kernels.metering import meter_to, rate_per_ns
 from partita.kernels.sizes import ANY, at_place, largest_place
 
-FRONTRUN, IMMEDIATE, LATEST, TARGET_BATCH, QUEUEING_DELAY, BETA_LAMBDA, SLO_SHARE, CREDITED, ADAPTIVE = range(9)
+FRONTRUN, IMMEDIATE, LATEST, TARGET_BATCH, QUEUEING_DELAY, BETA_LAMBDA, SLO_SHARE, CREDITED = range(8)
 """Wanted start: see docs/disciplines.md."""
 
-WINDOW_DROP, TIMEOUT_DROP, NO_DROP, NEED_DROP = range(4)
-"""Give up what cannot ride in a batch of the target's size; what would miss alone; nothing; or what cannot ride in a
-batch of the size that the load asks for."""
+WINDOW_DROP, TIMEOUT_DROP, NO_DROP, NEED_DROP, BACKLOG_DROP = range(5)
+"""Give up what cannot ride in a batch of the target's size; what would miss alone; nothing; what cannot ride in a batch
+of the size that the load asks for, or of the size that those who wait ask for."""
 
 SPARE = 1.1
-"""How much larger than the load asks for is the batch for which `NEED_DROP` makes room."""
+"""How much larger than what is asked for is the batch that room is made for."""
 BACKLOG = 1.5
-"""What waits counts as so many times its number of arrivals within one SLO, for `NEED_DROP`."""
+"""What waits counts as so many times its number of arrivals within one SLO."""
 
 
 @lean
@@ -101,10 +100,12 @@ def target_now(s: int, now: int, w: Work, r: Rules) -> int:
 
 @lean
 def _needed(s: int, w: Work, r: Rules) -> int:
-    """Return the batch that the load asks for, this service's present backlog counted in."""
+    """Return the batch that those who wait ask for, or the load where that is more and counts."""
     rate, room = w.state[s, RATE] / float(MILLION) * 1e-9, w.state[s, ROOM] / float(MILLION)
     waiting = w.state[s, TAIL] - w.state[s, HEAD]
-    asked = max(rate, BACKLOG * waiting / float(w.state[s, SLO] - r.response_ns))
+    asked = BACKLOG * waiting / float(w.state[s, SLO] - r.response_ns)
+    if r.drop == NEED_DROP:
+        asked = max(rate, asked)
     left, peak = room - (asked - rate) * w.state[s, SLOPE], max(1, w.state[s, PEAK])
     if left <= 0.0 or room <= 0.0:
         return peak
@@ -116,7 +117,7 @@ def _least(s: int, suffix: int, older: bool, now: int, w: Work, r: Rules) -> int
     """Return the batch that older requests must make room for: of the suffix, or of so many of it as are asked for."""
     if r.drop == TIMEOUT_DROP:
         return 1
-    if r.drop == NEED_DROP:
+    if r.drop in (NEED_DROP, BACKLOG_DROP):
         return min(suffix, _needed(s, w, r))
     return min(suffix, target_now(s, now, w, r)) if older or r.drop == NO_DROP else suffix
 
@@ -241,11 +242,11 @@ def wanted_start(
     r: Rules,
 ) -> int:
     """Return when a batch whose largest input has this place should start; past the largest batch nobody can join."""
-    if r.window == IMMEDIATE or b >= cap or (r.window == ADAPTIVE and b >= w.state[s, THRESHOLD]):
+    if r.window == IMMEDIATE or b >= cap:
         return earliest
     oldest = w.ns[w.state[s, HEAD]]
     deadline = oldest + w.state[s, SLO] - r.response_ns
-    if r.window in (FRONTRUN, ADAPTIVE):
+    if r.window == FRONTRUN:
         return max(earliest, deadline - r.jitter_ns - takes(s, b + 1, latency, place, w) - r.data_ns)
     latest = deadline - r.jitter_ns - takes(s, b, latency, place, w)
     if r.window == LATEST:
@@ -283,7 +284,7 @@ def _fill(s: int, horizon: int, w: Work, r: Rules) -> None:
     if w.state[s, SPLIT] > head:
         return
     control, data, apart = r.control_ns, r.data_ns, r.jitter_ns + r.data_ns
-    at_once = 0 if r.window == IMMEDIATE else w.state[s, THRESHOLD] if r.window == ADAPTIVE else NEVER
+    waits = r.window != IMMEDIATE
     due, tail = w.state[s, DUE], w.state[s, TAIL]
     size = tail - head
     exec_at = last = deadline = 0
@@ -303,7 +304,7 @@ def _fill(s: int, horizon: int, w: Work, r: Rules) -> None:
         size += 1
         last = deadline - w.latency[s, size]
         exec_at = ready
-        if size < at_once and size < cap:
+        if waits and size < cap:
             exec_at = max(ready, deadline - apart - w.latency[s, size + 1])
         due = exec_at - control - data * size
     if tail > first:
@@ -318,7 +319,7 @@ def settle(s: int, horizon: int, w: Work, r: Rules) -> int:
         if w.state[s, TAIL] < w.state[s, END]:
             return min(w.state[s, DUE], w.ns[w.state[s, TAIL]])
         return w.state[s, DUE]
-    simple = r.window in (FRONTRUN, ADAPTIVE, IMMEDIATE) and not sized(s, w)
+    simple = r.window in (FRONTRUN, IMMEDIATE) and not sized(s, w)
     while True:
         if simple:
             _fill(s, horizon, w, r)

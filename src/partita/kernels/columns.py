@@ -23,27 +23,27 @@ SLO, CAP = 9, 10
 """The service's SLO and largest batch, set anew at each advance."""
 TARGET = 11
 """Target batch at the meter's present rate; 0 where it is to be found anew."""
-METERED, BIN, FIRST_BIN, BIN_END, TOTAL, SQUARES = 12, 13, 14, 15, 16, 17
-"""The meter: first row not counted, present bin, first bin (-1: none), the present bin's end, sums of counts and of
-their squares."""
-LAST_START, CREDIT = 18, 19
+METERED, BIN, FIRST_BIN, BIN_END, TOTAL = 12, 13, 14, 15, 16
+"""The meter: first row not counted, present bin, first bin (-1: none), the present bin's end, sum of counts."""
+LAST_START, CREDIT = 17, 18
 """Start of the last batch, and the time saved so far (ns), for the windows that look at them."""
-RATE, DISPERSION = 20, 21
-"""Adaptive batching, as last measured: requests a second, and the dispersion of their counts, in millionths."""
-PEAK, SLOPE, GAP, ROOM, THRESHOLD = 22, 23, 24, 25, 26
+RATE = 19
+"""Adaptive batching: requests a second as last measured, in millionths."""
+PEAK, SLOPE, GAP, ROOM = 20, 21, 22, 23
 """What follows from it in this pool: batch that deferral reaches; ns that a request adds to a batch; ns between two
-batches of a service that the load leaves room for, and that room, in millionths of an instance; the batch that may
-start at once."""
-METER = 27
+batches of a service that the load leaves room for, and that room, in millionths of an instance."""
+METER = 24
 """First column of the meter's counters."""
 AIM = METER + BINS + 1
 """The target batch when the service became pending, where its rank hangs on it; else 0."""
 WIDE = AIM + 1
 """The largest batch whatever the inputs, where sizes count: that of the smallest ones. `CAP` is that of the largest."""
 COLUMNS = WIDE + 1
+ROWS = np.array([HEAD, SPLIT, TAIL, METERED])
+"""Columns that name rows of this advance's requests."""
 
 MILLION = 1_000_000
-"""What rates, dispersions and rooms are held in parts of, so that a service's state is whole numbers."""
+"""What rates and rooms are held in parts of, so that a service's state is whole numbers."""
 
 IDLE, WAITING, PENDING, EXPIRED = 0, 1, 2, 3
 """Candidate status: none; its send timer runs; waits for an instance; lost its chance, will be formed anew."""
@@ -97,7 +97,5 @@ def new_state(services: int) -> NDArray[np.int64]:
     state = np.zeros((services, COLUMNS), np.int64)
     state[:, FIRST_BIN] = -1
     state[:, DUE] = NEVER
-    state[:, DISPERSION] = MILLION
-    state[:, THRESHOLD] = NEVER
     state[:, LAST_START] = -NEVER
     return state

@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from partita.kernels import NEVER, inlined, lean
 from partita.kernels.batches import Batches, answer, note
 from partita.kernels.candidates import (
-    ADAPTIVE,
     CREDITED,
     NO_DROP,
     form,
@@ -77,7 +76,6 @@ from partita.kernels.instances import (
     run_ns,
 )
 from partita.kernels.metering import meter_to
-from partita.kernels.pressure import REFRESH_NS, instances_alike, judge, measure
 from partita.kernels.sizes import largest_place
 from partita.kernels.tournament import grow, put, smallest
 
@@ -219,19 +217,9 @@ def _most_urgent(k: int, now: int, horizon: int, w: Work, q: Queue, p: Instances
 
 
 @lean
-def _next_measure(since: int, r: Rules) -> int:
-    """Return when the load is measured next: at whole intervals of the clock, however a run is cut into advances."""
-    return (since + REFRESH_NS - 1) // REFRESH_NS * REFRESH_NS if r.window == ADAPTIVE else NEVER
-
-
-@lean
-def _serve(
-    w: Work, active: NDArray[np.int64], q: Queue, p: Instances, r: Rules, since: int, until: int, log: Batches
-) -> int:
+def _run(w: Work, q: Queue, p: Instances, r: Rules, since: int, until: int, log: Batches, logged: int) -> int:
     """Run the event loop; return the number of batches logged."""
-    kinds, logged = q.forest.shape[0], 0
-    instances = instances_alike(active, p, w) if r.window == ADAPTIVE else 0.0
-    horizon, now = _next_measure(since, r), since
+    kinds, now = q.forest.shape[0], since
     while True:
         kind, look_at = 0, _look_at(0, now, q, r)
         for k in range(1, kinds):
@@ -240,14 +228,6 @@ def _serve(
                 kind, look_at = k, at
         due = q.trees[EVENTS, 1]
         first = min(due, look_at)
-        if horizon <= first and horizon < until:
-            last = min(first, until - 1) // REFRESH_NS * REFRESH_NS
-            measure(last, active, w)
-            judge(active, instances, w, r)
-            horizon = last + REFRESH_NS
-            for k in range(active.shape[0]):
-                put(q.trees[EVENTS], active[k], settle_apart(active[k], horizon, w, r))
-            continue
         if first >= until:
             return logged
         now = max(now, first)
@@ -257,7 +237,7 @@ def _serve(
             pending = w.state[s, STATUS] == PENDING
             g, at = _attend(s, due, now, w, q, p, r)
         else:
-            s, at = _most_urgent(kind, now, horizon, w, q, p, r), now
+            s, at = _most_urgent(kind, now, until, w, q, p, r), now
             if s < 0:
                 continue
             g = smallest(q.forest[kind])
@@ -271,7 +251,7 @@ def _serve(
             waits = w.state[s, STATUS] == PENDING
             if waits or pending:
                 _rank(s, waits, now, w, q, p, r)
-        put(q.trees[EVENTS], s, settle(s, horizon, w, r))
+        put(q.trees[EVENTS], s, settle(s, until, w, r))
 
 
 @lean
@@ -283,6 +263,32 @@ def _catch_up(s: int, since: int, w: Work, r: Rules) -> None:
     if tail > w.state[s, TAIL]:
         w.state[s, TAIL] = tail
         form(s, since, w, r)
+
+
+@njit(cache=True)
+def serve(
+    w: Work,
+    active: NDArray[np.int64],
+    p: Instances,
+    free_at: NDArray[np.int64],
+    r: Rules,
+    since: int,
+    until: int,
+    log: Batches,
+    logged: int,
+) -> int:
+    """Serve the pool from `since` until `until`, whatever has arrived since; return the number of batches logged."""
+    kinds = p.max_batch.shape[0]
+    trees = np.full((1 + 2 * kinds, grow(w.state[:, 0]).shape[0]), NEVER, np.int64)
+    q = Queue(grow_forest(free_at, p), trees)
+    for k in range(active.shape[0]):
+        _catch_up(active[k], since, w, r)
+        if w.state[active[k], STATUS] == PENDING and r.match != SERVICE_ONLY:
+            _rank(active[k], True, since, w, q, p, r)
+        put(q.trees[EVENTS], active[k], settle_apart(active[k], until, w, r))
+    logged = _run(w, q, p, r, since, until, log, logged)
+    cut_down(q.forest, p, free_at)
+    return logged
 
 
 @njit(cache=True)
@@ -300,19 +306,7 @@ def advance_deferred(
 
     `active` lists the services of the pool; `free_at` has one entry an instance and is moved forward in place.
     """
-    kinds = p.max_batch.shape[0]
-    trees = np.full((1 + 2 * kinds, grow(w.state[:, 0]).shape[0]), NEVER, np.int64)
-    q = Queue(grow_forest(free_at, p), trees)
-    horizon = _next_measure(since, r)
-    if r.window == ADAPTIVE:
-        judge(active, instances_alike(active, p, w), w, r)
-    for k in range(active.shape[0]):
-        _catch_up(active[k], since, w, r)
-        if w.state[active[k], STATUS] == PENDING and r.match != SERVICE_ONLY:
-            _rank(active[k], True, since, w, q, p, r)
-        put(q.trees[EVENTS], active[k], settle_apart(active[k], horizon, w, r))
-    logged = _serve(w, active, q, p, r, since, until, log)
+    logged = serve(w, active, p, free_at, r, since, until, log, 0)
     for k in range(active.shape[0]):
         meter_to(active[k], 0, w)  # the rows have other numbers in the next advance
-    cut_down(q.forest, p, free_at)
     return logged

@@ -15,7 +15,6 @@ from partita.kernels.columns import (
     FIRST_BIN,
     METER,
     METERED,
-    SQUARES,
     TAIL,
     TARGET,
     TOTAL,
@@ -31,13 +30,11 @@ def _turn_to(s: int, present: int, w: Work) -> None:
     if present - w.state[s, BIN] >= SLOTS:
         for k in range(SLOTS):
             w.state[s, METER + k] = 0
-        w.state[s, TOTAL] = w.state[s, SQUARES] = 0
+        w.state[s, TOTAL] = 0
     else:
         # Completing a bin adds its count; the slot after it holds the count that falls out.
         for b in range(w.state[s, BIN], present):
-            full, falling = w.state[s, METER + b % SLOTS], w.state[s, METER + (b + 1) % SLOTS]
-            w.state[s, TOTAL] += full - falling
-            w.state[s, SQUARES] += full * full - falling * falling
+            w.state[s, TOTAL] += w.state[s, METER + b % SLOTS] - w.state[s, METER + (b + 1) % SLOTS]
             w.state[s, METER + (b + 1) % SLOTS] = 0
     w.state[s, BIN] = present
     w.state[s, BIN_END] = (present + 1) * BIN_NS
@@ -74,11 +71,3 @@ def rate_per_ns(s: int, w: Work) -> float:
     """Return the rate; below zero before the first bin is complete."""
     bins = complete_bins(s, w)
     return w.state[s, TOTAL] / (bins * float(BIN_NS)) if bins > 0 else -1.0
-
-
-@lean
-def dispersion(s: int, w: Work) -> float:
-    """Return the variance of the complete bins' counts over their mean, at least 1, which is that of Poisson."""
-    bins = complete_bins(s, w)
-    mean = w.state[s, TOTAL] / bins if bins > 0 else 0.0
-    return max(1.0, (w.state[s, SQUARES] / bins - mean * mean) / mean) if mean > 0.0 else 1.0
