@@ -132,7 +132,7 @@ class Blind:
 
 @pytest.mark.parametrize("kind", ["deferred", "eager", "adaptive"])
 def test_it_pays_to_know_the_sizes_that_wait(kind: str) -> None:
-    """Nine in ten are small, and the load is several times what could be carried if all were large."""
+    """Nine in ten are small, and the load is twice what could be carried if all were large."""
     instants = [random_instants(2000.0, SPAN_S, 5)]
     sizes = [np.random.default_rng(2).choice([100, 512], len(instants[0]), p=[0.9, 0.1]).astype(np.float32)]
     good = []
