@@ -133,6 +133,7 @@ class PoolMaker:
         if own is None and instances is not None and len(kinds) > 1:
             own = self._crowded(group, instances, ())
         tables, o = self._made(group, tuple(kinds)), self._overheads
+        told_apart = self._told_apart(kinds, own, tables, len(number))
         return Pool(
             active=self.rows(group),
             slo_ns=self._slo_ns,
@@ -146,8 +147,8 @@ class PoolMaker:
             jitter_ns=round(o.jitter_s * 1e9),
             parameters=_parameters(group.batching[0]) if group.batching else {},
             by_service=self._by_service(group),
-            kinds=self._told_apart(kinds, own, tables, len(number)),
-            sizes=tables.sizes,
+            kinds=told_apart,
+            sizes=_on_the_slowest(tables.sizes) if told_apart is None and tables.sizes else tables.sizes,
         )
 
     def _told_apart(
@@ -329,6 +330,12 @@ def _joined_sizes(rows: Mapping[int, _SizedRow], tables: _Tables) -> ExactSizes:
         planned[:, n, : len(row.edges), : row.run.shape[2]] = row.planned
         run[:, n, : len(row.edges), : row.run.shape[2]] = row.run
     return ExactSizes(edges, largest, largest_of, planned, run)
+
+
+def _on_the_slowest(sizes: ExactSizes) -> ExactSizes:
+    """Return what the slowest kind takes, as that of the only one."""
+    slowest = sizes.planned_ns[:1]
+    return ExactSizes(sizes.edges, sizes.max_batch, sizes.max_batch[None], np.concatenate((slowest, slowest)), slowest)
 
 
 def _parameters(batching: Batching) -> Mapping[str, OptionValue]:

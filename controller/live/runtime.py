@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from partita.executors.local.daemon import serve
 from partita.executors.local.settings import Device, Settings
 from partita.executors.local.sinks import JsonLines, Sink
 from partita.plugins.host import PluginHost
+from partita.ports import Discipline
 from partita.replay.pools import PoolMaker
 
 
@@ -49,10 +51,15 @@ def serve_runtime(file: ClusterFile, *, host: str, port: int, dsn: str | None, l
     serve(
         settings,
         known,
-        PoolMaker([replace(s, exact_sizes=False) for s in services], file.overheads(), known).pool,
+        pools(file, known).pool,
         sink=_Both(sinks) if sinks else None,
         on_ready=lambda url: click.echo(f"Serving {len(services)} services at {url} (process {os.getpid()})."),
     )
+
+
+def pools(file: ClusterFile, known: Mapping[str, Discipline]) -> PoolMaker:
+    """Return the maker of the runtime's pools, which tell no sizes apart: all are planned as the largest."""
+    return PoolMaker([replace(s, exact_sizes=False) for s in file.services()], file.overheads(), known)
 
 
 class _Both:

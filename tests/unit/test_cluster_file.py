@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from miniature import BUILT_IN
 from pydantic import BaseModel
 
 from partita.controller import cluster_file
@@ -15,11 +17,12 @@ from partita.controller.cluster_file import ClusterFile
 from partita.controller.entry import Entry
 from partita.controller.live.parts import NO_BOOK, assemble, checked
 from partita.controller.live.patience import Patience
-from partita.controller.live.runtime import serve_runtime
+from partita.controller.live.runtime import pools, serve_runtime
 from partita.controller.recorded import file_of
 from partita.controller.scenario_file import parse
 from partita.controller.state import OnDrift, OnMissing
 from partita.errors import ConfigError
+from partita.model.cluster import Batching, Instance, SubCluster
 from partita.model.plain import to_json
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -70,6 +73,16 @@ def test_what_is_given_reaches_what_it_is_for() -> None:
     assert file.changes.on_drift() is OnDrift.ADOPT
     assert file.changes.patience() == Patience(keep_need=False, room_s=1.0, done_s=2.0, busy_tries=3, quarantine_s=4.0)
     assert file.watch.keep_observations_h == 0.0
+
+
+def test_a_runtime_plans_with_the_largest_inputs_whatever_the_sizes() -> None:
+    """Within 40 ms run 5 of the large ones, 4 b + 20 ms."""
+    sized = "{512: {alpha_ms: 2, beta_ms: 10}, 1000: {alpha_ms: 4, beta_ms: 20}}, sizes: exact"
+    file = read(FILE.replace("{points: {1: 6.0, 8: 20.5}}", sized).replace("slo_ms: 200", "slo_ms: 40"))
+    assert [s.exact_sizes for s in file.services()] == [True]
+    group = SubCluster("all", (Instance("gpu0/0", "gpu0", 80.0),), ("embed",), (Batching("deferred"),))
+    made = pools(file, BUILT_IN).pool(group, np.arange(1), np.zeros(1, np.int64))
+    assert (made.max_batch.tolist(), made.sizes) == ([5], None)
 
 
 def test_defaults_of_patience_are_those_of_the_hands() -> None:

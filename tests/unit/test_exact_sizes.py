@@ -135,6 +135,29 @@ def test_a_share_that_was_not_measured_for_every_size_serves_nothing() -> None:
     assert made.kinds.max_batch[made.kinds.of, 0].tolist() == [5, 0]
 
 
+def test_instances_that_are_not_named_are_all_taken_for_the_slowest() -> None:
+    """On a part of the GPU everything takes twice as long: within 50 ms seven small ones, or one large one."""
+    curves = [
+        replace(c, profile=profile, points=tuple((b, s * k) for b, s in c.points))
+        for c in (*TEXT.curves, *TEXT.finer)
+        for profile, k in (("whole", 1), ("3g.40gb", 2))
+    ]
+    service = Service.measured("text", 0.050, 0.99, 2.0, curves, exact_sizes=True)
+    part = replace(GPU, id="gpu1/0", gpu="gpu1", profile="3g.40gb", memory_gib=40.0)
+    group = SubCluster("all", (GPU, part), ("text",), (Batching("deferred"),))
+    maker = PoolMaker((service,), NO_OVERHEADS)
+    unnamed = maker.pool(group, np.arange(2), np.zeros(2, np.int64))
+    assert unnamed.kinds is None
+    assert unnamed.sizes is not None
+    assert (unnamed.max_batch.tolist(), unnamed.sizes.max_batch_of.tolist()) == ([1], [[7]])
+    assert unnamed.sizes.run_ns[0, 0, :, 1].tolist() == [24 * MS, 48 * MS]
+    named = maker.pool(group, np.arange(2), np.zeros(2, np.int64), (GPU, part))
+    assert named.kinds is not None
+    assert named.sizes is not None
+    assert named.sizes.max_batch_of[named.kinds.of, 0].tolist() == [20, 7]
+    assert named.sizes.run_ns[named.kinds.of, 0, 1, 1].tolist() == [24 * MS, 48 * MS]
+
+
 def test_all_sizes_are_one_lane_and_too_large_ones_are_nobodys() -> None:
     lanes = Lanes((TEXT,))
     assert lanes.services == (TEXT,)
