@@ -32,6 +32,7 @@ from partita.controller.load_entries import LoadEntry, Window
 from partita.controller.service_entries import ServiceEntry
 from partita.errors import ConfigError, PartitaError
 from partita.model.cluster import MOST_ON_A_GPU, Gpu, Instance, instances_of
+from partita.model.mix import as_given
 from partita.model.plan import OptionValue
 from partita.model.service import Service, label
 from partita.model.staggered import Overheads
@@ -150,8 +151,8 @@ class Scenario(Setup):
         ConfigError if one of them is none of the scenario's.
         """
         if found is None:
-            return tuple(entry.service() for entry in self.service_entries)
-        return tuple(self._entry(name).service(name) for name in found)
+            return tuple(self._mixed(entry.service()) for entry in self.service_entries)
+        return tuple(self._mixed(self._entry(name).service(name)) for name in found)
 
     def trace_rules(self) -> dict[str, str | None]:
         """Return which service of the run each service of the trace is, as rules of a ServiceMap.
@@ -170,6 +171,10 @@ class Scenario(Setup):
         """Return the trace file, seen from the scenario's folder; ``~`` and environment variables stand in it."""
         assert self.demand.trace is not None
         return self._folder / expandvars(expanduser(self.demand.trace.file))
+
+    def _mixed(self, service: Service) -> Service:
+        """Return a service with the mix of sizes that a law draws; what mix a trace has, only its requests say."""
+        return as_given(service, self.demand.sizes.get(service.name, {1.0: 1.0})) if self.demand.arrivals else service
 
     def _window(self) -> Window:
         window = self.demand.trace or self.demand.log

@@ -26,6 +26,7 @@ from partita.errors import ForecastError
 from partita.forecasting.quantiles import LEVELS
 from partita.model.cluster import Batching, Gpu
 from partita.model.load import Forecast, Observation
+from partita.model.mix import as_seen
 from partita.model.plan import (
     Action,
     Appraisal,
@@ -123,7 +124,8 @@ class Loop:
             near, far = self._forecast(state, observation)
         except ForecastError as problem:
             return self._keep(state, observation, f"no forecast yet ({problem}): the plan stays as it is")
-        return self._plan(state, observation, near, far)
+        seeing = replace(self, services=as_seen(self.services, observation.recent))
+        return seeing._plan(state, observation, near, far)
 
     # What comes before any forecast ---------------------------------------------------------------------------------
 

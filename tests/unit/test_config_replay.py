@@ -74,6 +74,21 @@ def test_latency_by_size_makes_buckets() -> None:
     assert service.curve("3g.40gb") is None, "a size is missing there, so nothing may be placed there"
 
 
+def test_a_policy_holds_what_the_mix_of_sizes_needs_not_what_the_largest_would() -> None:
+    """Of the small ones 900 a second take 32 ms by 60, of the large ones 100 take 42 ms by 5: 1.3 GPUs.
+
+    If all were large, batches of 10 in 82 ms would keep 8.2 GPUs busy.
+    """
+    latency = "{128: {alpha_ms: 0.5, beta_ms: 2}, 512: {alpha_ms: 8, beta_ms: 2}}"
+    sizes = "  sizes: {net: {100: 0.9, 400: 0.1}}\n"
+    text = TEXT.replace("LATENCY", latency).replace("rate_rps: 200, duration_s: 4", "rate_rps: 1000, duration_s: 60")
+    sized = parse_scenario(text.replace("count: 2", "count: 12") + sizes, name="s.yaml", folder=Path())
+    ran = run_scenario(sized, policy="static", seed=1)
+    assert "needs 2 GPUs at 80 %" in ran.decisions[0].reason
+    assert ran.decisions[-1].gpus_wanted == 2
+    assert ran.score.attainment > 0.99
+
+
 def test_a_table_is_found_beside_the_scenario(folder: Path) -> None:
     service = net("{table: tables/t.csv}", folder)
     assert service.buckets() == (Bucket(0, 128), Bucket(128, 512))

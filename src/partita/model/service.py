@@ -108,7 +108,8 @@ class Service:
     `attainment` is the share of requests (0..1) that must be answered within `slo_s`. `memory_gib` is what one loaded
     copy takes. `curves` holds one curve for each profile the model was measured on: of the whole profile and, where
     sizes fall into buckets, of the bucket of the largest, so that what is planned with it holds for all. `finer` holds
-    the others: those of shares of a profile, and of the other buckets.
+    the others: those of shares of a profile, and of the other buckets. `mix` says, where it is known, which share of
+    the requests falls into each bucket, smallest first; where it is not, all count as of the largest.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Service:
     memory_gib: float
     curves: tuple[LatencyCurve, ...]
     finer: tuple[LatencyCurve, ...] = ()
+    mix: tuple[float, ...] = ()
 
     @classmethod
     def measured(
@@ -155,6 +157,21 @@ class Service:
             )
             for bucket in buckets
         )
+
+    def weighed(self) -> tuple[tuple[Service, float], ...]:
+        """Return the lanes that requests fall into, each with its share of them; itself where no mix is known."""
+        if not self.mix:
+            return ((self, 1.0),)
+        return tuple((lane, share) for lane, share in zip(self.lanes(), self.mix, strict=True) if share > 0)
+
+    def gpu_time_s(self, profile: str, gpu_percent: float = 100.0) -> float:
+        """Return the time a request of the mix takes in the largest batches that the SLO allows; infinite without."""
+        return sum(share * lane._own_gpu_time_s(profile, gpu_percent) for lane, share in self.weighed())
+
+    def _own_gpu_time_s(self, profile: str, gpu_percent: float) -> float:
+        curve = self.curve(profile, gpu_percent)
+        batch = 0 if curve is None else curve.largest_within(self.slo_s)
+        return inf if curve is None or batch == 0 else curve.latency_s(batch) / batch
 
     def largest_batch(self, profile: str, budget_s: float | None = None) -> int:
         """Return the largest batch that runs within `budget_s` (default: the SLO) on this profile; 0 if none does."""

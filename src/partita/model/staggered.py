@@ -89,11 +89,23 @@ def gpus_needed(
     gpu_percent: float = 100.0,
     overheads: Overheads = NO_OVERHEADS,
 ) -> float:
-    """Add up the GPU need of all services at these rates (the staggered bound, inverted)."""
+    """Add up the GPU need of all services at these rates (the staggered bound, inverted).
+
+    Where sizes fall into buckets, those of a service's mix need theirs each: they never share a batch.
+    """
     return sum(
-        need(s, float(r), profile=profile, gpu_percent=gpu_percent, overheads=overheads).gpus
-        for s, r in zip(services, rates_rps, strict=True)
+        need(lane, rate, profile=profile, gpu_percent=gpu_percent, overheads=overheads).gpus
+        for lane, rate in _by_lane(services, rates_rps)
     )
+
+
+def _by_lane(services: Sequence[Service], rates: Sequence[float]) -> list[tuple[Service, float]]:
+    """Return the lanes of all services, each with its part of its service's rate."""
+    return [
+        (lane, float(rate) * share)
+        for service, rate in zip(services, rates, strict=True)
+        for lane, share in service.weighed()
+    ]
 
 
 def staggered_rps(
@@ -112,7 +124,7 @@ def staggered_rps(
     """
     total = float(np.sum(shares))
     pieces = []
-    for service, share in zip(services, shares, strict=True):
+    for service, share in _by_lane(services, shares):
         if share <= 0:
             continue
         curve = service.curve(profile, gpu_percent)
@@ -150,11 +162,6 @@ def fluid_rps(
     total = float(np.sum(shares))
     busy = 0.0
     for service, share in zip(services, shares, strict=True):
-        if share <= 0:
-            continue
-        curve = service.curve(profile, gpu_percent)
-        batch = 0 if curve is None else curve.largest_within(service.slo_s)
-        if curve is None or batch == 0:
-            return 0.0
-        busy += share / total * curve.latency_s(batch) / batch
+        if share > 0:
+            busy += share / total * service.gpu_time_s(profile, gpu_percent)
     return gpus / busy if busy > 0 else 0.0
