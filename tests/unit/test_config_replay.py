@@ -89,6 +89,26 @@ def test_a_policy_holds_what_the_mix_of_sizes_needs_not_what_the_largest_would()
     assert ran.score.attainment > 0.99
 
 
+MIXED = """\
+cluster: [{gpu: A100-80GB, count: 1}, {gpu: A100-80GB, geometry: 7x 1g.10gb, count: 1}]
+services:
+  - {name: quick, slo_ms: 40, latency: {whole: {alpha_ms: 1, beta_ms: 5}, 1g.10gb: {alpha_ms: 6, beta_ms: 40}}}
+  - {name: slow, slo_ms: 400, latency: {1g.10gb: {alpha_ms: 6, beta_ms: 40}}}
+load:
+  arrivals: {process: poisson, rate_rps: 300, duration_s: 60}
+  share: {quick: 0.5, slow: 0.5}
+"""
+
+
+@pytest.mark.parametrize("policy", [None, "symphony"])
+def test_each_service_of_mixed_instances_runs_where_it_can_be_answered(policy: str | None) -> None:
+    """The slices are too slow for one service, and the other was never measured on the whole GPU."""
+    run = run_scenario(parse_scenario(MIXED, name="s.yaml", folder=Path()), policy=policy, seed=1)
+    assert run.score.worst_attainment > 0.99
+    assert run.score.gpus_held_mean == 2.0, "one of each is needed"
+    assert not any(o.fault for decision in run.decisions for o in decision.opinions)
+
+
 def test_a_table_is_found_beside_the_scenario(folder: Path) -> None:
     service = net("{table: tables/t.csv}", folder)
     assert service.buckets() == (Bucket(0, 128), Bucket(128, 512))
