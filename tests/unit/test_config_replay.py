@@ -293,7 +293,20 @@ def test_a_run_shows_all_of_it(folder: Path) -> None:
     assert score.offered == score.good + score.late + score.dropped
     assert score.attainment > 0.97
     untouched = run_scenario(scenario("{table: tables/t.csv}", folder=folder), policy=None, seed=1).score
-    assert untouched.attainment == 1.0
+    assert (untouched.attainment, untouched.lost) == (1.0, 0)
+
+
+def test_what_a_failure_takes_is_in_the_score_and_in_what_the_report_shows() -> None:
+    """Of the 80 % busy GPU a batch runs when it fails."""
+    more = "failures: [{gpu: gpu0, at_s: 2, for_s: 0.1}]\noverheads: {model_load_s: 0.1}\ndiscipline: {name: eager}\n"
+    text = TEXT.replace("LATENCY", "{points: {1: 4}}").replace("count: 2", "count: 1")
+    failing = parse_scenario(text + more, name="s.yaml", folder=Path())
+    run = run_scenario(failing, policy=None, seed=3, record_gpus=True)
+    assert run.score.lost == 1
+    assert run.score.dropped >= 1
+    assert run.occupancy is not None
+    [outage] = run.occupancy.outages
+    assert (run.occupancy.rows[outage.row], outage.at_s, outage.back_s) == ("gpu0", 2.0, 2.1)
 
 
 @pytest.mark.parametrize("policy", ["static", "reactive", "symphony"])
