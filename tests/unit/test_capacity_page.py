@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from partita.controller.report.capacity import capacity_text, scans_of
+from partita.controller.whatif.tables import capacity_remarks
 from partita.plots import Scan, bad_rate_figure, goodput_by_rate
 
 EVIL = "<script>alert('x')</script>"
@@ -52,6 +53,24 @@ def test_seeds_are_joined_where_they_have_readings() -> None:
     assert scan.goodput_high_rps.tolist() == [100.0, 160.0, 178.0]
     assert scan.bad_rate.tolist() == pytest.approx([0.01, (0.2 + 0.21) / 2, 0.4])
     assert scans_of(POINTS, bad="bad_rate")["a"].bad_rate.tolist() == pytest.approx([0.005, 0.1025, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("staggered", "fluid", "sentence"),
+    [
+        (220.0, 275.0, "Bounds of all 2 GPUs: staggered 220 req/s, fluid 275 req/s."),
+        (0.0, 275.0, "Bounds of all 2 GPUs: fluid 275 req/s."),
+        (
+            0.0,
+            0.0,
+            "Bounds of all 2 GPUs: none, since the kind of instance that there is most of cannot answer every service "
+            "in time.",
+        ),
+    ],
+)
+def test_a_bound_that_there_is_not_is_no_rate(staggered: float, fluid: float, sentence: str) -> None:
+    bounds = {**document()["bounds"], "fluid_rps": fluid, "staggered_rps": staggered}
+    assert sentence in capacity_remarks(document(bounds=bounds))
 
 
 def test_both_bounds_are_drawn_over_all_rates() -> None:
