@@ -96,6 +96,21 @@ def test_a_bad_rate_of_nothing_stays_on_the_logarithmic_axis() -> None:
     assert figure.layout.xaxis.title.text == "GPUs"
 
 
+@pytest.mark.parametrize(
+    ("levels", "apart"),
+    [
+        ([3.0, 4.0, 7.0], 1),  # numbers of GPUs: a tick at each, and none at halves
+        ([1.0, 17.0], 1),
+        ([1.0, 18.0], None),  # too many for one each
+        ([3.0, 4.5, 7.0], None),  # rates
+    ],
+)
+def test_a_few_whole_levels_have_a_tick_each(levels: list[float], apart: int | None) -> None:
+    at, zero = np.array(levels), np.zeros(len(levels))
+    figure = bad_rate_figure({"a": Scan(at, zero, zero, zero, zero, zero, zero)}, level="GPUs")
+    assert figure.layout.xaxis.dtick == apart
+
+
 def test_the_page_holds_it_all_and_escapes_it() -> None:
     html = capacity_text(document(), title=EVIL, command=f"partita capacity {EVIL}")
     assert EVIL not in html
