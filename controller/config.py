@@ -35,7 +35,7 @@ from partita.model.cluster import MOST_ON_A_GPU, Gpu, Instance, instances_of
 from partita.model.mix import as_given
 from partita.model.plan import OptionValue
 from partita.model.service import Service, label
-from partita.model.staggered import Overheads
+from partita.model.staggered import Overheads, answers
 from partita.traces.services import KEEP, by_detail
 
 
@@ -65,8 +65,17 @@ class Setup(Entry):
         return Overheads(o.control_us / 1e6, o.data_us_per_request / 1e6, o.response_us / 1e6, o.jitter_us / 1e6)
 
     def remarks(self) -> tuple[str, ...]:
-        """Say what was done to measured latencies before they could be used, a sentence each."""
-        return tuple(remark for entry in self.service_entries for remark in entry.remarks())
+        """Say what was done to measured latencies before they could be used, and what stays idle, a sentence each."""
+        measured = tuple(remark for entry in self.service_entries for remark in entry.remarks())
+        return (*measured, *self._idle())
+
+    def _idle(self) -> Iterator[str]:
+        """Name the kinds of instances on which no service can be answered in time."""
+        gpus = [_gpu(f"gpu{at}", entry) for at, entry in enumerate(self.cluster)]
+        services = [entry.service() for entry in self.service_entries]
+        for kind in sorted({(i.profile, i.gpu_percent) for gpu in gpus for i in instances_of(gpu, gpu.geometry)}):
+            if not any(answers(service, *kind, overheads=self.overheads()) for service in services):
+                yield f"no service can be answered in time on {label(*kind)}: such instances stay idle"
 
     def document(self) -> dict[str, Any]:
         """Return everything as plain data, every default filled in."""
