@@ -131,7 +131,7 @@ def check_beginning(plan: Plan, loop: Loop) -> None:
         only = f"{instances} instance{'s' if instances != 1 else ''}"
         raise Infeasible(f"no instance is left for {names}: the others fill the memory of all {only}")
     violations = feasible(plan, loop.services, loop.inventory, loop.settings.budgets, loop.overheads)
-    problems = (*(v.message for v in violations), *beyond(plan, loop.capabilities))
+    problems = (*(v.message for v in violations), *beyond(plan, loop.services, loop.capabilities, loop.overheads))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise Infeasible(f"the cluster as given cannot serve the services: {problems[0]}{more}", short=problems)

@@ -32,9 +32,10 @@ from partita.controller.load_entries import LoadEntry, Window
 from partita.controller.service_entries import ServiceEntry
 from partita.errors import ConfigError, PartitaError
 from partita.model.cluster import MOST_ON_A_GPU, Gpu, Instance, instances_of
+from partita.model.mix import as_given
 from partita.model.plan import OptionValue
 from partita.model.service import Service, label
-from partita.model.staggered import Overheads
+from partita.model.staggered import Overheads, answers
 from partita.traces.services import KEEP, by_detail
 
 
@@ -64,8 +65,17 @@ class Setup(Entry):
         return Overheads(o.control_us / 1e6, o.data_us_per_request / 1e6, o.response_us / 1e6, o.jitter_us / 1e6)
 
     def remarks(self) -> tuple[str, ...]:
-        """Say what was done to measured latencies before they could be used, a sentence each."""
-        return tuple(remark for entry in self.service_entries for remark in entry.remarks())
+        """Say what was done to measured latencies before they could be used, and what stays idle, a sentence each."""
+        measured = tuple(remark for entry in self.service_entries for remark in entry.remarks())
+        return (*measured, *self._idle())
+
+    def _idle(self) -> Iterator[str]:
+        """Name the kinds of instances on which no service can be answered in time."""
+        gpus = [_gpu(f"gpu{at}", entry) for at, entry in enumerate(self.cluster)]
+        services = [entry.service() for entry in self.service_entries]
+        for kind in sorted({(i.profile, i.gpu_percent) for gpu in gpus for i in instances_of(gpu, gpu.geometry)}):
+            if not any(answers(service, *kind, overheads=self.overheads()) for service in services):
+                yield f"no service can be answered in time on {label(*kind)}: such instances stay idle"
 
     def document(self) -> dict[str, Any]:
         """Return everything as plain data, every default filled in."""
@@ -150,8 +160,8 @@ class Scenario(Setup):
         ConfigError if one of them is none of the scenario's.
         """
         if found is None:
-            return tuple(entry.service() for entry in self.service_entries)
-        return tuple(self._entry(name).service(name) for name in found)
+            return tuple(self._mixed(entry.service()) for entry in self.service_entries)
+        return tuple(self._mixed(self._entry(name).service(name)) for name in found)
 
     def trace_rules(self) -> dict[str, str | None]:
         """Return which service of the run each service of the trace is, as rules of a ServiceMap.
@@ -170,6 +180,10 @@ class Scenario(Setup):
         """Return the trace file, seen from the scenario's folder; ``~`` and environment variables stand in it."""
         assert self.demand.trace is not None
         return self._folder / expandvars(expanduser(self.demand.trace.file))
+
+    def _mixed(self, service: Service) -> Service:
+        """Return a service with the mix of sizes that a law draws; what mix a trace has, only its requests say."""
+        return as_given(service, self.demand.sizes.get(service.name, {1.0: 1.0})) if self.demand.arrivals else service
 
     def _window(self) -> Window:
         window = self.demand.trace or self.demand.log

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import inf
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -167,8 +168,7 @@ def _demand(
 def _gpu_time_s(scenario: Scenario, name: str) -> float:
     """Return the time a request of a service takes in the largest batch that its SLO allows, on its slowest profile."""
     [service] = scenario.services([name])
-    shares = [c.latency_s(b) / b for c in service.curves if (b := service.largest_batch(c.profile)) > 0]
-    return max(shares, default=1.0)
+    return max((time for c in service.curves if (time := service.gpu_time_s(c.profile)) < inf), default=1.0)
 
 
 def summarise_import(dsn: str, record: ImportRecord, *, end_ns: int | None = None) -> TraceSummary:

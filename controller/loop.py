@@ -26,6 +26,7 @@ from partita.errors import ForecastError
 from partita.forecasting.quantiles import LEVELS
 from partita.model.cluster import Batching, Gpu
 from partita.model.load import Forecast, Observation
+from partita.model.mix import as_seen
 from partita.model.plan import (
     Action,
     Appraisal,
@@ -40,7 +41,7 @@ from partita.model.plan import (
     same,
 )
 from partita.model.service import Service
-from partita.model.staggered import NO_OVERHEADS, Overheads, gpus_needed
+from partita.model.staggered import NO_OVERHEADS, Overheads, sets_needed
 from partita.plugins.host import PluginHost
 from partita.ports import ANYTHING, Capabilities, Forecaster
 from partita.replay.rehearsal import Rehearsed, Rehearser, scale
@@ -123,7 +124,8 @@ class Loop:
             near, far = self._forecast(state, observation)
         except ForecastError as problem:
             return self._keep(state, observation, f"no forecast yet ({problem}): the plan stays as it is")
-        return self._plan(state, observation, near, far)
+        seeing = replace(self, services=as_seen(self.services, observation.recent))
+        return seeing._plan(state, observation, near, far)
 
     # What comes before any forecast ---------------------------------------------------------------------------------
 
@@ -272,7 +274,7 @@ class Loop:
         """Say why a plan is not allowed, or needs (seen from an observation) what has failed; empty if it is fine."""
         violations = feasible(plan, self.services, self.inventory, self.settings.budgets, self.overheads)
         found = [v.message for v in violations]
-        found += beyond(plan, self.capabilities)
+        found += beyond(plan, self.services, self.capabilities, self.overheads)
         if refusal := self.rehearser.refusal(plan):
             found.append(refusal)
         if observation is not None and (failed := observation.work.quarantine):
@@ -337,10 +339,9 @@ class Loop:
         need: dict[str, int] = {}
         for group in plan.sub_clusters:
             members = [s for s in self.services if s.name in group.services]
-            profile, percent = max((i.profile, i.gpu_percent) for i in group.instances)
-            wanted = [rates[s.name] for s in members]
-            busy = gpus_needed(members, wanted, profile=profile, gpu_percent=percent, overheads=self.overheads)
+            kinds = Counter((i.profile, i.gpu_percent) for i in group.instances)
             replicas = len(group.instances)
+            busy = replicas * sets_needed(members, [rates[s.name] for s in members], kinds, self.overheads)
             need |= dict.fromkeys(group.services, replicas if busy >= replicas else max(1, ceil(busy)))
         return need
 

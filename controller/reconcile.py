@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf
 
 from partita.mig import Geometry
 from partita.model.cluster import Gpu, Instance, instances_of
@@ -213,8 +214,7 @@ def _wanted(
 
 def _gpu_time_s(service: Service) -> float:
     """Return the time a request takes in the largest batch that the SLO allows, on the profile that is best at it."""
-    times = [c.latency_s(b) / b for c in service.curves if (b := service.largest_batch(c.profile)) > 0]
-    return min(times, default=1.0)
+    return min((time for c in service.curves if (time := service.gpu_time_s(c.profile)) < inf), default=1.0)
 
 
 def _packed(services: Sequence[Service], room_gib: float) -> list[tuple[str, ...]]:

@@ -68,11 +68,22 @@ COLUMNS = (
 )
 """Every column after the policy's name."""
 
+LOST = Column("lost", "requests", "requests that were running when a failure struck", lambda r, _: _plainly(_lost(r)))
+
+
+def _lost(record: Record) -> int:
+    return int(record.get("lost", 0))  # results of older versions do not say
+
+
+def columns(scores: Mapping[str, Record]) -> tuple[Column, ...]:
+    """List the columns of a table: what failures have taken is one where they did."""
+    return (*COLUMNS, LOST) if any(map(_lost, scores.values())) else COLUMNS
+
 
 def cells(scores: Mapping[str, Record]) -> list[tuple[str, list[str]]]:
     """Write the table: for each policy its name and one text a column."""
     first = next(iter(scores.values()))
-    return [(name, [column.write(record, first) for column in COLUMNS]) for name, record in scores.items()]
+    return [(name, [column.write(record, first) for column in columns(scores)]) for name, record in scores.items()]
 
 
 def targets_of(scores: Mapping[str, Record], scenario: Mapping[str, Any]) -> dict[str, float]:

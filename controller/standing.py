@@ -9,7 +9,8 @@ from partita.controller.reconcile import Wishes
 from partita.mig import Geometry, Placed
 from partita.model.cluster import ClusterState, Gpu, InstanceState, SubCluster, instances_of
 from partita.model.plan import HeldGpu, Plan
-from partita.model.service import WHOLE_GPU
+from partita.model.service import WHOLE_GPU, Service, label
+from partita.model.staggered import NO_OVERHEADS, Overheads, answers
 from partita.ports import Capabilities
 
 
@@ -73,7 +74,9 @@ def _group(group: SubCluster, states: dict[str, InstanceState]) -> SubCluster:
     return replace(group, instances=tuple(s.instance for s in there), batching=batching)
 
 
-def beyond(plan: Plan, capabilities: Capabilities) -> list[str]:
+def beyond(
+    plan: Plan, services: Sequence[Service], capabilities: Capabilities, overheads: Overheads = NO_OVERHEADS
+) -> list[str]:
     """Say what a plan asks of an executor that it cannot do."""
     found = []
     if capabilities.disciplines is not None:
@@ -87,4 +90,16 @@ def beyond(plan: Plan, capabilities: Capabilities) -> list[str]:
         found.append("the executor cannot partition GPUs")
     if not capabilities.shares and any(i.gpu_percent != 100.0 for g in plan.sub_clusters for i in g.instances):
         found.append("the executor cannot set GPU%")
-    return found
+    return found if capabilities.kinds else [*found, *_unfit(plan, services, overheads)]
+
+
+def _unfit(plan: Plan, services: Sequence[Service], overheads: Overheads) -> list[str]:
+    """Say which services some instances of their own sub-cluster cannot answer in time."""
+    known = {s.name: s for s in services}
+    return [
+        f"the executor sends {name} to all instances of {group.name}, and {label(*kind)} cannot answer it in time"
+        for group in plan.sub_clusters
+        for kind in sorted({(i.profile, i.gpu_percent) for i in group.instances})
+        for name in group.services
+        if name in known and not answers(known[name], *kind, overheads=overheads)
+    ]

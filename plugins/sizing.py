@@ -9,7 +9,7 @@ from math import ceil
 
 from partita.model.plan import Plan
 from partita.model.service import WHOLE_GPU, Service
-from partita.model.staggered import NO_OVERHEADS, Overheads, gpus_needed
+from partita.model.staggered import NO_OVERHEADS, Overheads, sets_needed
 
 UTILISATION = 0.8
 """Share of a GPU's time that a plan may fill; the rest is for bursts shorter than the rates are averaged over."""
@@ -17,25 +17,27 @@ UTILISATION = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Slicing:
-    """What a GPU of the standing plan is cut into: profile and GPU% of its instances, and how many one GPU gives."""
+    """What a GPU of the standing plan is cut into, on average: kinds as (profile, GPU%, instances a GPU)."""
 
-    profile: str = WHOLE_GPU
-    instances_per_gpu: float = 1.0
-    gpu_percent: float = 100.0
+    kinds: tuple[tuple[str, float, float], ...] = ((WHOLE_GPU, 100.0, 1.0),)
+
+    @property
+    def instances_per_gpu(self) -> float:
+        """Return how many instances of all kinds a GPU has."""
+        return sum(number for _, _, number in self.kinds)
 
 
 def slicing(standing: Plan) -> Slicing:
-    """Return the most frequent kind of instance of a plan and how many instances of all kinds it has a GPU.
+    """Return the kinds of instances of a plan, and how many of each it has a GPU; without instances, whole GPUs.
 
-    A plan without instances counts as whole GPUs. Where profiles or MPS shares are mixed, all instances count as the
-    most frequent kind, which is an approximation.
+    Which sub-cluster has which of them is not told apart, which is an approximation.
     """
     instances = [i for group in standing.sub_clusters for i in group.instances]
     if not instances:
         return Slicing()
+    gpus = len({i.gpu for i in instances})
     counted = Counter((i.profile, i.gpu_percent) for i in instances)
-    profile, percent = min(counted, key=lambda kind: (-counted[kind], kind))
-    return Slicing(profile, len(instances) / len({i.gpu for i in instances}), percent)
+    return Slicing(tuple((*kind, number / gpus) for kind, number in sorted(counted.items())))
 
 
 def gpus_busy(
@@ -44,13 +46,13 @@ def gpus_busy(
     cut: Slicing = Slicing(),
     overheads: Overheads = NO_OVERHEADS,
 ) -> float:
-    """Return how many GPUs these rates keep busy under the staggered rule.
+    """Return how many GPUs these rates keep busy under the staggered rule, each service on the kinds that can serve it.
 
     Below one GPU a service is served in smaller batches, since they must fill within the SLO; the staggered need has
     this in it.
     """
-    needed = gpus_needed(services, rates_rps, profile=cut.profile, gpu_percent=cut.gpu_percent, overheads=overheads)
-    return needed / cut.instances_per_gpu
+    kinds = {(profile, percent): number for profile, percent, number in cut.kinds}
+    return sets_needed(services, rates_rps, kinds, overheads)
 
 
 def gpus_for(

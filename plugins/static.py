@@ -43,7 +43,7 @@ def propose_capacity(
         return Proposal(Capacity(len(inventory), firm=True), f"no peak is given: hold all {len(inventory)} GPUs")
     cut = slicing(standing)
     utilisation = _utilisation(options)
-    sized_for = [cut.profile, cut.instances_per_gpu, cut.gpu_percent]
+    sized_for = [list(kind) for kind in cut.kinds]
     match memory:
         case {"sized_for": known, "gpus": int(gpus)} if known == sized_for:
             needed = gpus

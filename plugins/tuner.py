@@ -72,9 +72,10 @@ class Settings:
 class Member:
     """One service on shared instances: its requests a second, and what batches take there.
 
-    `rate_rps` is what its queue sees, `share_rps` what one instance does. `budget_s` is the SLO less the way back.
-    `run_s` and `lead_s` give execution and the way to the instance by batch, from 1; `sizes` are the batches that need
-    less time a request than every smaller one.
+    `rate_rps` is what its queue sees (with buckets of input sizes that of most of them), `share_rps` what one instance
+    does. `budget_s` is the SLO less the way back. `run_s` and `lead_s` give execution (of the largest inputs) and the
+    way to the instance by batch, from 1, `busy_s` the execution that its mix of sizes takes on average; `sizes` are the
+    batches that need less time a request than every smaller one.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Member:
     share_rps: float
     budget_s: float
     run_s: tuple[float, ...]
+    busy_s: tuple[float, ...]
     lead_s: tuple[float, ...]
     sizes: tuple[int, ...]
 
@@ -91,7 +93,7 @@ class Member:
 
     def load(self, batch: int) -> float:
         """Return how much of an instance's time its requests take in batches of this size."""
-        return self.share_rps * self.run(batch) / batch
+        return self.share_rps * self.busy_s[batch - 1] / batch
 
     def left_s(self, batch: int) -> float:
         """Return what the SLO leaves when a batch of this size has run."""
@@ -181,20 +183,26 @@ def _members(
     members = []
     for name in group.services:
         service = known[name]
-        curves = [service.curve(*kind) for kind in sorted({(i.profile, i.gpu_percent) for i in group.instances})]
-        measured = [c for c in curves if c is not None]
-        largest = min((c.largest_within(service.slo_s) for c in measured), default=0)
-        if len(measured) < len(curves) or largest == 0:
+        kinds = sorted({(i.profile, i.gpu_percent) for i in group.instances})
+        lanes, shares = zip(*service.weighed(), strict=True)
+        curves = [[lane.curve(*kind) for kind in kinds] for lane in (service, *lanes)]
+        measured = [[c for c in of_lane if c is not None] for of_lane in curves]
+        largest = min((c.largest_within(service.slo_s) for of_lane in measured for c in of_lane), default=0)
+        if any(len(of_lane) < len(kinds) for of_lane in measured) or largest == 0:
             return []
-        run = np.max([c.table_ns(largest)[1 : largest + 1] for c in measured], axis=0) / 1e9
-        a_request = run / np.arange(1, largest + 1)
+        run, *of_lanes = [
+            np.max([c.table_ns(largest)[1 : largest + 1] for c in of_lane], axis=0) / 1e9 for of_lane in measured
+        ]
+        busy = np.average(of_lanes, axis=0, weights=shares)
+        a_request = busy / np.arange(1, largest + 1)
         members.append(
             Member(
                 name,
-                rates[name],
+                rates[name] * max(shares),
                 rates[name] / len(group.instances),
                 service.slo_s - overheads.response_s,
                 tuple(run.tolist()),
+                tuple(busy.tolist()),
                 tuple(overheads.control_s + overheads.data_s * b for b in range(1, largest + 1)),
                 tuple(b for b in range(1, largest + 1) if b == 1 or a_request[b - 1] < a_request[: b - 1].min()),
             )
@@ -208,7 +216,7 @@ def _held(group: SubCluster, members: Sequence[Member], asked: Mapping[str, Any]
     notes = [asked.get(m.name, {"at_s": -inf, "share_rps": m.share_rps, "tried": ()}) for m in members]
     if not any(n["at_s"] > since_s and str(b) in n["tried"] for n, (_, b) in zip(notes, pairs, strict=True)):
         return False
-    a_request = [m.run(b) / b for m, b in ((m, min(b.max_batch or 1, len(m.run_s))) for m, b in pairs)]
+    a_request = [m.busy_s[b - 1] / b for m, b in ((m, min(b.max_batch or 1, len(m.run_s))) for m, b in pairs)]
     before: float = sum(n["share_rps"] * s for n, s in zip(notes, a_request, strict=True))
     moved: float = sum(abs(m.share_rps - n["share_rps"]) * s for m, n, s in zip(members, notes, a_request, strict=True))
     return moved <= max(MOVED * before, LEAST_MOVED)

@@ -175,8 +175,11 @@ class SimulatedCluster:
         changed = {c.gpu for c in commands if isinstance(c, Acquire | Release)}
         self.changes += len(changed | {c.instance.gpu for c in commands if isinstance(c, CreateInstance)})
 
-    def fail(self, failure: Failure) -> None:
-        """Take away what a failure strikes, at its instant; what is ordered there until it is back begins then."""
+    def fail(self, failure: Failure) -> list[int]:
+        """Take away what a failure strikes, at its instant; what is ordered there until it is back begins then.
+
+        Return the numbers of the instances that are gone by it, those included that were missing already.
+        """
         key, back_ns = failure.instance or failure.gpu, failure.back_ns
         self._back_ns[key] = max(back_ns, self._back_ns.get(key, 0))
         for missing in self._missing:
@@ -189,6 +192,7 @@ class SimulatedCluster:
         if not failure.instance and failure.gpu in self._held:
             held = self._held[failure.gpu]
             held.free_ns = min(held.free_ns, failure.at_ns)  # what drained there is gone as well
+        return sorted(m.slot.number for m in self._missing if failure.strikes(m.slot.instance))
 
     def restore(self, now_ns: int) -> None:
         """Put back what has failed and is there again by now, as it was, unless its place is taken; its models load."""

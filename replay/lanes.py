@@ -46,7 +46,10 @@ class Lanes:
         return bool(self._edges)
 
     def split(self, arrivals: Arrivals) -> tuple[Arrivals, Arrivals]:
-        """Return the arrivals by lane, in their order, and by service those that are larger than the last bucket."""
+        """Return the arrivals by lane, in their order, and by service those that are larger than the last bucket.
+
+        A size that nobody logged (NaN) counts as one of the largest.
+        """
         if not self._edges or not len(arrivals):
             count = len(self._first) - 1
             return (arrivals if len(arrivals) else Arrivals.empty(len(self.services))), Arrivals.empty(count)
@@ -55,6 +58,7 @@ class Lanes:
         for s, edges in self._edges.items():
             own = slice(arrivals.offsets[s], arrivals.offsets[s + 1])
             bucket = np.searchsorted(edges, arrivals.size[own])
+            bucket[np.isnan(arrivals.size[own])] = len(edges) - 1
             fits[own] = bucket < len(edges)
             if s not in self._exact:
                 lane[own] += bucket

@@ -17,7 +17,9 @@ from partita.replay.serving import Ready
 
 
 class Losses:
-    """Takes out of accounts what failures have struck; `requests` counts those that lost their answer so.
+    """Takes out of accounts what failures have struck.
+
+    `requests` counts those that lost their answer so, of what arrived from `counted_ns` on and before its end.
 
     A batch that was granted before a failure of its instance and would end after it is lost. It is then logged with
     size 0 and the time it took, like any batch that was cut short, and its requests count as dropped: a client sees an
@@ -25,12 +27,13 @@ class Losses:
     longer be cut short: one on an instance that is not there any more was granted before.
     """
 
-    def __init__(self, failures: Sequence[Failure], places: Sequence[str]) -> None:
+    def __init__(self, failures: Sequence[Failure], places: Sequence[str], counted_ns: tuple[int, int]) -> None:
         self._failures = sorted(failures)
         self._at_ns = [f.at_ns for f in self._failures]
         self._place = {gpu: n for n, gpu in enumerate(places)}
         self._number = dict.fromkeys((f.instance for f in failures if f.instance), -1)
         self._since_ns = self._until_ns = 0
+        self._from_ns, self._to_ns = counted_ns
         self.requests = 0
 
     def taken_from(self, served: Served, ready: Ready, until_ns: int) -> Served:
@@ -68,7 +71,8 @@ class Losses:
         start, finish = served.start_ns.copy(), served.finish_ns.copy()
         rows = np.concatenate([_requests_of(served, int(batch)) for batch in lost])
         start[rows], finish[rows] = 0, DROPPED
-        self.requests += len(rows)
+        came = served.arrivals.ns[rows]
+        self.requests += int(((came >= self._from_ns) & (came < self._to_ns)).sum())
         size, ended = served.batch_size.copy(), served.batch_finish_ns.copy()
         size[lost] = 0
         ended[lost] = np.maximum(at_ns, served.batch_start_ns[lost])

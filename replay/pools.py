@@ -217,7 +217,9 @@ class PoolMaker:
         curves = [_curve(service, kind) for kind in kinds]
         alone = {k: curve.latency_s(1) * slower[k] * v.tail for k, curve in enumerate(curves) if curve is not None}
         fits = [k for k in alone if service.name not in kinds[k].too_large] or [*alone]
-        serving = [k for k in fits if alone[k] <= service.slo_s] or fits
+        o = self._overheads
+        left_s = service.slo_s - o.control_s - o.data_s - o.response_s
+        serving = [k for k in fits if alone[k] <= left_s] or fits
         budget = self._budget_s(service, batching)
         limits, planned, run = [0] * len(kinds), [_NEVER] * len(kinds), [_NEVER] * len(kinds)
         for k in serving:

@@ -40,7 +40,7 @@ class Score:
 
     `bound_staggered_rps` and `bound_fluid_rps` are what the mean number of GPUs held could carry at best at this mix.
     `reconfiguration_gpu_hours` is time that held GPUs were away to drain, repartition or load. `unplaced` counts
-    requests of services that no instance held (they are dropped).
+    requests of services that no instance held, `lost` those that were running when a failure struck (both are dropped).
     """
 
     offered: int
@@ -69,6 +69,7 @@ class Score:
     bound_staggered_rps: float
     bound_fluid_rps: float
     unplaced: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +157,19 @@ class Tally:
         """Return what has been counted so far."""
         return Histograms(self._latencies, self._queueing, self._batches)
 
-    def score(self, holding: Holding, overheads: Overheads) -> Score:
-        """Close the account."""
+    def score(
+        self,
+        holding: Holding,
+        overheads: Overheads,
+        *,
+        lost: int = 0,
+        by_bucket: tuple[Sequence[Service], NDArray[np.int64]] | None = None,
+    ) -> Score:
+        """Close the account.
+
+        `lost` is how many of the dropped ones a failure has taken. `by_bucket` are the lanes with what was offered of
+        each, where the bounds are to know what each bucket of sizes takes.
+        """
         offered, good = self._counts[:, OFFERED], self._counts[:, GOOD]
         total, answered = int(offered.sum()), int(good.sum())
         duration_s = (self._to - self._from) / 1e9
@@ -165,8 +177,7 @@ class Tally:
         shares = np.where(offered > 0, good / np.maximum(offered, 1), 1.0)
         worst = int(np.argmin(np.where(offered > 0, shares, np.inf))) if total else 0
         names = [s.name for s in self._services]
-        instances = gpus * holding.instances_per_gpu
-        mix = offered / max(total, 1)
+        bounds = _bounds(by_bucket or (self._services, offered), gpus, holding, overheads)
         batches = int(self._batches.sum())
         batched = int(self._batches @ np.arange(len(self._batches)))
         return Score(
@@ -195,23 +206,26 @@ class Tally:
             queue_ms=_spread(self._queueing),
             reconfigurations=holding.changes,
             reconfiguration_gpu_hours=holding.away_gpu_seconds / 3600,
-            bound_staggered_rps=staggered_rps(
-                self._services,
-                mix.tolist(),
-                instances,
-                profile=holding.profile,
-                gpu_percent=holding.gpu_percent,
-                overheads=overheads,
-            )
-            if total
-            else 0.0,
-            bound_fluid_rps=fluid_rps(
-                self._services, mix.tolist(), instances, profile=holding.profile, gpu_percent=holding.gpu_percent
-            )
-            if total
-            else 0.0,
+            bound_staggered_rps=bounds[0],
+            bound_fluid_rps=bounds[1],
             unplaced=self.unplaced,
+            lost=lost,
         )
+
+
+def _bounds(
+    offered: tuple[Sequence[Service], NDArray[np.int64]], gpus: float, holding: Holding, overheads: Overheads
+) -> tuple[float, float]:
+    """Return the staggered and the fluid bound of so many GPUs for what was offered of each service, or lane."""
+    services, counts = offered
+    if not counts.any():
+        return 0.0, 0.0
+    mix, instances = (counts / counts.sum()).tolist(), gpus * holding.instances_per_gpu
+    profile, percent = holding.profile, holding.gpu_percent
+    return (
+        staggered_rps(services, mix, instances, profile=profile, gpu_percent=percent, overheads=overheads),
+        fluid_rps(services, mix, instances, profile=profile, gpu_percent=percent),
+    )
 
 
 def _spread(histogram: NDArray[np.int64]) -> Spread:

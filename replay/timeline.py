@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from partita.kernels.occupancy import add_spans
 from partita.model.cluster import Gpu
-from partita.model.occupancy import BatchWindow, Occupancy
+from partita.model.occupancy import BatchWindow, Occupancy, Outage
 from partita.ports import Served
 from partita.replay.cluster import INSTANCES_A_GPU
 
@@ -71,6 +71,7 @@ class OccupancyRecorder:
         self._running = np.empty((5, 0), np.int64)
         self._window = _no_batches()
         self._numbers = np.empty(0, np.int64)
+        self._outages: list[tuple[int, int, int]] = []
 
     def note(self, accounts: Sequence[tuple[NDArray[np.int64], Served]], arrived: int, until_ns: int) -> None:
         """Take note of what happened until then: the numbers of each group's instances, and its account."""
@@ -88,6 +89,11 @@ class OccupancyRecorder:
             self._window = self._batches(np.concatenate(ran, axis=1), since_ns, until_ns)
         still = self._running[:, self._running[-1] > until_ns]
         self._running = np.concatenate([still, *(_columns(served, until_ns) for _, served in accounts)], axis=1)
+
+    def note_failure(self, numbers: Sequence[int], at_ns: int, back_ns: int) -> None:
+        """Take note that instances with these numbers were gone between two instants."""
+        if at_ns < self._span_ns:
+            self._outages += [(number, at_ns, min(back_ns, self._span_ns)) for number in numbers]
 
     def _add(self, number: NDArray[np.int64], served: Served, since_ns: int, until_ns: int) -> None:
         ready, ran = self._rows.of(number), self._rows.of(served.batch_instance)
@@ -138,6 +144,15 @@ class OccupancyRecorder:
             busy.sum(axis=0).T / width_ns,
             ready_ns.sum(axis=0) / width_ns,
             replace(self._window, rows=self._rows.names(self._numbers)),  # now it is known who stood beside whom
+            self._gone(order),
+        )
+
+    def _gone(self, order: NDArray[np.int64]) -> tuple[Outage, ...]:
+        """Return the failures by row; what was never ready has none."""
+        place = {row: n for n, row in enumerate(order.tolist())}
+        found = ((self._rows.seen(number), at_ns, back_ns) for number, at_ns, back_ns in self._outages)
+        return tuple(
+            dict.fromkeys(Outage(place[row], at / 1e9, back / 1e9) for row, at, back in found if row is not None)
         )
 
 
@@ -165,6 +180,10 @@ class _Rows:
                 self._row[fresh] = self.count
                 self.count += 1
         return self._row[number]
+
+    def seen(self, number: int) -> int | None:
+        """Return the row of a number that was seen; None of one that was not."""
+        return int(self._row[number]) if self._seen[number] else None
 
     def named(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Name the rows that were used, in the order of the GPUs, and say where each of them is."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from partita.model.cluster import ClusterState
 from partita.model.load import Arrivals, Load, Outcome
 from partita.model.plan import Command
 from partita.model.service import WHOLE_GPU, Service
-from partita.model.staggered import Overheads, fluid_rps, staggered_rps
+from partita.model.staggered import Overheads
 from partita.ports import Capabilities, Discipline, LogView
 from partita.replay.cluster import SimulatedCluster, Slot
 from partita.replay.failures import Failure
@@ -71,12 +70,12 @@ class World:
         self._unread: list[tuple[int, NDArray[np.int64]]] = []
         self._failures = sorted(failures, reverse=True)
         self._turns = sorted({edge for f in failures for edge in (f.at_ns, f.back_ns)})
-        self._losses = Losses(failures, cluster.places())
+        self._losses = Losses(failures, cluster.places(), (self._from_ns, self._to_ns))
         self._offered_by_bucket = np.zeros(len(self._lanes.buckets), np.int64)
 
     @property
     def lost(self) -> int:
-        """How many requests have lost their answer to a failure."""
+        """How many requests of the counted span have lost their answer to a failure."""
         return self._losses.requests
 
     def advance(self, until_ns: int) -> None:
@@ -102,7 +101,10 @@ class World:
         self._turns = self._turns[bisect_right(self._turns, now_ns) :]
         self.cluster.restore(now_ns)
         while self._failures and self._failures[-1].at_ns <= now_ns:
-            self.cluster.fail(self._failures.pop())
+            failure = self._failures.pop()
+            struck = self.cluster.fail(failure)
+            if self._recorder is not None:
+                self._recorder.note_failure(struck, failure.at_ns, failure.back_ns)
 
     def _pass(self, until_ns: int) -> tuple[int, int]:
         """Take what arrives until then and serve it; return how many arrived and how many were good."""
@@ -134,28 +136,8 @@ class World:
             self._suffer(stop_ns)
         left = self._server.waiting()
         self._tally.drop(left.ns, left.offsets)
-        return self._bounded(self._tally.score(self._holding(), self._overheads))
-
-    def _bounded(self, score: Score) -> Score:
-        """Return a score with bounds that know what each bucket of sizes takes."""
-        if not self._lanes.apart or not self._offered_by_bucket.any():
-            return score
-        holding, buckets, mix = self._holding(), self._lanes.buckets, self._offered_by_bucket.tolist()
-        instances = score.gpus_held_mean * holding.instances_per_gpu
-        return replace(
-            score,
-            bound_staggered_rps=staggered_rps(
-                buckets,
-                mix,
-                instances,
-                profile=holding.profile,
-                gpu_percent=holding.gpu_percent,
-                overheads=self._overheads,
-            ),
-            bound_fluid_rps=fluid_rps(
-                buckets, mix, instances, profile=holding.profile, gpu_percent=holding.gpu_percent
-            ),
-        )
+        buckets = (self._lanes.buckets, self._offered_by_bucket) if self._lanes.apart else None
+        return self._tally.score(self._holding(), self._overheads, lost=self.lost, by_bucket=buckets)
 
     def histograms(self) -> Histograms:
         """Return how long requests took, and how large batches were."""

@@ -22,9 +22,8 @@ from partita.model.staggered import NO_OVERHEADS, Overheads
 from partita.plugins.host import PluginHost
 from partita.ports import Discipline, Forecaster, Pool, Served
 from partita.replay.cluster import Delays, SimulatedCluster
-from partita.replay.disciplines import DISCIPLINES
 from partita.replay.failures import Failure
-from partita.replay.pools import AS_MEASURED, Variation
+from partita.replay.pools import AS_MEASURED, BUILT_IN, Variation
 from partita.replay.rehearsal import Rehearser
 from partita.replay.world import World
 from partita.traces.arrivals import ArrivalSource
@@ -32,7 +31,6 @@ from partita.traces.arrivals import ArrivalSource
 MS = 1_000_000
 SECOND = 1_000_000_000
 MODEL = "A100-80GB"
-BUILT_IN: Mapping[str, Discipline] = {d.name: d for d in DISCIPLINES}
 DEFERRED = Batching("deferred")
 QUICK = Delays(model_load_s=2.0, repartition_s=1.0)
 DEFAULTS = Settings()

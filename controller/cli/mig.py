@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ import click
 from partita.mig import GPUS, Geometry, GpuModel, gpu_model, maximal, states
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 
@@ -72,6 +70,8 @@ def _print_geometries(model: GpuModel, found: Sequence[Geometry]) -> None:
     from rich import box
     from rich.table import Table
 
+    from partita.controller.cli.printing import wide_console
+
     sums = [_describe(model, geometry) for geometry in found]
     columns = {
         "#": [str(number) for number in range(1, len(found) + 1)],
@@ -81,7 +81,7 @@ def _print_geometries(model: GpuModel, found: Sequence[Geometry]) -> None:
         "GiB": [f"{s['memory_gib']:.1f}" for s in sums],
         "geometry": [str(geometry) for geometry in found],
     }
-    console = _console()
+    console = wide_console()
     for left_out in ("SMs", "GiB", "memory slices", "compute"):
         if sum(3 + max(map(len, (name, *texts))) for name, texts in columns.items()) <= console.width:
             break
@@ -144,13 +144,6 @@ def _describe_gpu(gpu: GpuModel) -> dict[str, object]:
 
 
 def _print(table: Table) -> None:
-    _console().print(table)
+    from partita.controller.cli.printing import wide_console
 
-
-def _console() -> Console:
-    from rich.console import Console
-
-    from partita.controller.cli.printing import PIPED_WIDTH
-
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=PIPED_WIDTH)
+    wide_console().print(table)

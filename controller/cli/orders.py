@@ -197,18 +197,20 @@ async def _taken(connection: Connection, role: str, order: _Order) -> bool:
             return False
         await asyncio.sleep(POLL_S)
         status = await read_status(connection, role)
-    return await _told(connection, role, order)
+    return await _told(connection, order)
 
 
-async def _told(connection: Connection, role: str, order: _Order) -> bool:
+async def _told(connection: Connection, order: _Order) -> bool:
     """Say what the controller made of an order it has taken."""
-    from partita.store.operators import read_last_decision
+    from partita.store.operators import read_decision_on
 
-    if order.kind != "rollback":
-        click.echo("Taken." if order.kind == "resume" else "Taken: paused.")
+    if order.kind == "pause":
+        click.echo("Taken: paused.")
         return True
-    made = await read_last_decision(connection, role)
-    assert made is not None
+    made = await read_decision_on(connection, order.number) if order.kind == "rollback" else None
+    if made is None:
+        click.echo("Taken.")
+        return True
     if made.action == "act":
         number = f"{made.commands} command{'s' if made.commands != 1 else ''}"
         click.echo(

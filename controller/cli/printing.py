@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from partita.controller.scoretable import COLUMNS, cells, misses, targets_of
+from partita.controller.scoretable import COLUMNS, cells, columns, misses, targets_of
 
 if TYPE_CHECKING:
     from partita.controller.whatif.tables import Table
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 150
 """Width where there is no terminal to ask."""
 
-NARROW = 132
-"""Below this the table is split in two, since a row of it would be broken."""
+NARROW = {False: 132, True: 144}
+"""Below this the table is split in two, since a row of it would be broken; by whether it has what failures took."""
 
 
 def print_scores(result: Mapping[str, Any]) -> None:
@@ -28,11 +28,12 @@ def print_scores(result: Mapping[str, Any]) -> None:
     scores = result["scores"]
     failed = misses(scores, targets_of(scores, result["scenario"]))
     console = wide_console()
-    middle = 7
-    parts = ((0, len(COLUMNS)),) if console.width >= NARROW else ((0, middle), (middle, len(COLUMNS)))
+    shown, middle = columns(scores), 7
+    fits = console.width >= NARROW[len(shown) > len(COLUMNS)]
+    parts = ((0, len(shown)),) if fits else ((0, middle), (middle, len(shown)))
     for first, end in parts:
         table = Grid("policy", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        for column in COLUMNS[first:end]:
+        for column in shown[first:end]:
             table.add_column(Text(f"{column.heading}\n{column.unit}"), justify="right", no_wrap=True)
         for name, texts in cells(scores):
             marked = Text(f"{name} *", style="red") if name in failed else Text(name)

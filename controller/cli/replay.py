@@ -194,11 +194,14 @@ def _replay_recorded(run: int, database: Database, *, quiet: bool) -> None:
 
 def _adjust(scenario: Scenario, policies: tuple[str, ...], discipline: str | None, seed: int | None) -> Scenario:
     """Return the scenario with what the command line says instead of the file; a policy named keeps its options."""
+    from partita.controller.whatif.check import check_runs
+
     changes: dict[str, Any] = {}
     if policies:
         listed = {p if isinstance(p, str) else p.name: p for p in scenario.policies}
         changes["policies"] = [listed.get(name, name) for name in dict.fromkeys(policies)]
     if discipline is not None and discipline != scenario.discipline.name:
+        check_runs([discipline], [])
         changes["discipline"] = scenario.discipline.renamed(discipline)
     if seed is not None:
         changes["seed"] = seed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from partita.controller.cli.options import Database, database_options
+from partita.errors import ConfigError
 
 if TYPE_CHECKING:
     from partita.controller.whatif.grid import Cell
@@ -84,6 +85,8 @@ def sweep(
 
     if (engine == "dask") != (scheduler is not None):
         raise click.UsageError("--engine dask and --scheduler go together")
+    if scheduler is not None and not scheduler.strip():
+        raise ConfigError("names no address, such as tcp://127.0.0.1:8786", key="--scheduler", value=scheduler)
     given = Scenario.load(scenario)
     cells = cells_of(
         given,

@@ -253,7 +253,7 @@ class Reign:
             standing = Standing(self._journal.run, tick.decision.tick, plan, self._hands.good, tick.need)
             await self._operation.put_standing(standing)
         if self._rollback:
-            await self._operation.take_rollbacks(self._rollback)
+            await self._operation.take_rollbacks(self._rollback, self._journal.run, tick.decision.tick)
             self._audit.tell("order", {"rollback": self._rollback, "tick": tick.decision.tick})
             self._rollback = 0
 

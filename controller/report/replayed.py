@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from partita.controller.comparison import Shown
 from partita.controller.report.frame import beside, dot, figure_card, folded, legend, page, run_again
 from partita.controller.results import FIXED, write_whole
-from partita.controller.scoretable import COLUMNS, cells, misses, targets_of, verdict
+from partita.controller.scoretable import cells, columns, misses, targets_of, verdict
 from partita.controller.wording import because, moment, span
+from partita.model.occupancy import Occupancy
 from partita.plots import (
     attainment_figure,
     batch_figure,
@@ -99,8 +100,8 @@ def _gpus(shown: Mapping[str, Shown]) -> Iterator[str]:
     yield (
         '<p class="soft">Above, how many instances each service kept at work; dotted, how many were ready. Below, a '
         "row for each GPU: a cell has the colour of the service with more than half of its time at work, the fuller "
-        "the busier it was, and is blank where no instance was ready. Hover or tap for its services; drag to zoom, "
-        "double-click to go back.</p>"
+        f"the busier it was, and is blank where no instance was ready.{_struck(recorded.values())} Hover or tap for "
+        "its services; drag to zoom, double-click to go back.</p>"
     )
     for number, (name, occupancy) in enumerate(recorded.items()):
         yield f"<h3>{dot(list(shown).index(name))}{escape(name)}, by {span(occupancy.width_s)}</h3>"
@@ -115,6 +116,11 @@ def _gpus(shown: Mapping[str, Shown]) -> Iterator[str]:
                 f"{moment(begin)}, where the busiest interval begins:</p>"
             )
             yield figure_card(batches_figure(occupancy, colours), f"single{number}", zooms=True, above=single)
+
+
+def _struck(occupancies: Iterable[Occupancy]) -> str:
+    failed = any(occupancy.outages for occupancy in occupancies)
+    return " Struck out in red: from a failure until what it took could begin to come back." if failed else ""
 
 
 def _left_out(scores: Mapping[str, Any]) -> str:
@@ -152,7 +158,9 @@ def _deadlines(scenario: Mapping[str, Any]) -> str:
 
 
 def _score_table(scores: Mapping[str, Any], failed: Mapping[str, str]) -> str:
-    heads = "".join(f'<th title="{escape(c.meaning)}">{escape(c.heading)}<br>{escape(c.unit)}</th>' for c in COLUMNS)
+    heads = "".join(
+        f'<th title="{escape(c.meaning)}">{escape(c.heading)}<br>{escape(c.unit)}</th>' for c in columns(scores)
+    )
     rows = "".join(
         f"<tr><td>{dot(number)}{_name(name, failed)}</td>{''.join(f'<td>{escape(text)}</td>' for text in texts)}</tr>"
         for number, (name, texts) in enumerate(cells(scores))
@@ -168,10 +176,16 @@ def _name(name: str, failed: Mapping[str, str]) -> str:
 
 def _notes(scores: Mapping[str, Any]) -> str:
     parts = [
-        f"{escape(name)}: {r['late']:,} late, {r['dropped']:,} dropped, worst service {escape(str(r['worst_service']))}"
+        f"{escape(name)}: {r['late']:,} late, {r['dropped']:,} dropped{_by_failures(r)}, "
+        f"worst service {escape(str(r['worst_service']))}"
         for name, r in scores.items()
     ]
     return f'<p class="soft">{"; ".join(parts)}.</p>'
+
+
+def _by_failures(record: Mapping[str, Any]) -> str:
+    lost = record.get("lost", 0)
+    return f" ({lost:,} of them lost to failures while they ran)" if lost else ""
 
 
 def _changes(number: int) -> str:

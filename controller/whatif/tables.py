@@ -144,13 +144,21 @@ def capacity_remarks(document: Mapping[str, Any]) -> list[str]:
         else "One seed: there is no confidence interval."
     )
     if rates:
-        lines.append(
-            f"Bounds of all {gpus(bounds['gpus'])}: staggered {bounds['staggered_rps']:,.0f} req/s, "
-            f"fluid {bounds['fluid_rps']:,.0f} req/s."
-        )
+        lines.append(_bounds(bounds))
     for name, answer in document["answers"].items():
         lines += _bewares(name, answer, document)
     return lines
+
+
+def _bounds(bounds: Mapping[str, Any]) -> str:
+    """Say what the cluster could carry at best; a bound of 0 is none."""
+    there = {what: bounds[f"{what}_rps"] for what in ("staggered", "fluid") if bounds[f"{what}_rps"]}
+    if not there:
+        why = "the kind of instance that there is most of cannot answer every service in time"
+        return f"Bounds of all {gpus(bounds['gpus'])}: none, since {why}."
+    return (
+        f"Bounds of all {gpus(bounds['gpus'])}: {', '.join(f'{what} {rps:,.0f} req/s' for what, rps in there.items())}."
+    )
 
 
 def _bewares(name: str, answer: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[str]:

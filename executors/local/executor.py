@@ -37,7 +37,7 @@ class LocalExecutor:
     @property
     def capabilities(self) -> Capabilities:
         """Say what the runtime can do: batch by its disciplines and partition, but not share."""
-        return Capabilities(self._disciplines, partition=True, shares=False)
+        return Capabilities(self._disciplines, partition=True, shares=False, kinds=False)
 
     async def apply(self, commands: Sequence[Command], *, term: int = 0) -> None:
         """Carry out commands, in order; see `partita.ports.Executor`."""

@@ -49,7 +49,7 @@ class Runtime:
         self._dispatcher = Dispatcher(self._names, disciplines, make_pool)
         self._fleet = Fleet(
             settings,
-            Capabilities(tuple(disciplines), partition=True, shares=False),
+            Capabilities(tuple(disciplines), partition=True, shares=False, kinds=False),
             ran=self._ran,
             broken=self._broken,
             regroup=self._regroup,

@@ -40,7 +40,7 @@ from partita.model.plan import (
 from partita.ports import Book, Capabilities, Page
 
 PATIENCE = Patience()
-CAPABILITIES = Capabilities(disciplines=DISCIPLINES, partition=False, shares=False)
+CAPABILITIES = Capabilities(disciplines=DISCIPLINES, partition=False, shares=False, kinds=False)
 
 T = TypeVar("T")
 Note = Acquire | Release | CreateInstance | DestroyInstance | SetShare | SetRoutes

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from partita.kernels import adaptive as kernel
 from partita.kernels import candidates, columns
-from partita.kernels.batches import empty_batches
+from partita.kernels.batches import Batches, empty_batches
 from partita.kernels.splice import cut
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served

@@ -47,12 +47,13 @@ class Capabilities:
     """What an executor can do, so that nothing else is planned for it.
 
     `disciplines` None means any; `partition`: instances can be created and destroyed inside a GPU; `shares`: GPU% can
-    be set.
+    be set; `kinds`: of the instances of a sub-cluster, those that cannot serve a service are sent none of its requests.
     """
 
     disciplines: tuple[str, ...] | None = None
     partition: bool = True
     shares: bool = True
+    kinds: bool = True
 
 
 ANYTHING = Capabilities()

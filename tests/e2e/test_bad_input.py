@@ -72,6 +72,40 @@ def test_a_wrong_scenario(capsys: pytest.CaptureFixture[str], good: str, bad: st
     assert sentence in said
 
 
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("replay", "--discipline", ""), "discipline.name: no discipline is named ''; there are: adaptive, "),
+        (("replay", "--discipline", "magic"), "discipline.name: no discipline is named 'magic'; there are: adaptive, "),
+        (("replay", "--policy", ""), "no policy is named ''; there are: "),
+        (("sweep", "--out", "x.parquet", "--vary", ""), "--vary: '' is not written as key=value,value"),
+        (("sweep", "--out", "x.parquet", "--vary", "seed="), "--vary: 'seed=' is not written as key=value,value"),
+        (("sweep", "--out", "x.parquet", "--vary", "discipline.name=''"), "--vary: discipline.name=: ''"),
+        (("sweep", "--out", "x.parquet", "--policy", ""), "no policy is named ''; there are: "),
+        (("sweep", "--out", "x.parquet", "--engine", "dask", "--scheduler", ""), "--scheduler: names no address"),
+        (("capacity", "--discipline", ""), "discipline.name: no discipline is named ''; there are: adaptive, "),
+        (("capacity", "--policy", ""), "no policy is named ''; there are: "),
+    ],
+)
+def test_names_that_are_none(capsys: pytest.CaptureFixture[str], args: tuple[str, ...], sentence: str) -> None:
+    Path("s.yaml").write_text(SCENARIO, "utf-8")
+    command, *options = args
+    code, said = refused(capsys, command, "s.yaml", *options)
+    assert code == 2
+    assert said.startswith(sentence)
+    assert not Path("x.parquet").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--find", "x"), ("--bad-rate", "2"), ("--by", ""), ("--seeds", "0")])
+def test_values_that_an_option_does_not_take(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    Path("s.yaml").write_text(SCENARIO, "utf-8")
+    with pytest.raises(SystemExit) as caught:
+        main(("capacity", "s.yaml", option, value))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 2
+    assert said.startswith(f"Error: Invalid value for '{option}': ")
+
+
 def test_no_scenario_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = refused(capsys, "replay", "gone.yaml", "--json", "out.json")
     assert (code, said) == (2, "gone.yaml: cannot be read: no such file or directory")

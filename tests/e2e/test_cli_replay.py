@@ -37,6 +37,7 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PARTITA_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("PARTITA_DSN", raising=False)
+    monkeypatch.setenv("COLUMNS", "160")  # a terminal that is narrower cuts tables into several
     Path("measure.yaml").write_text(MEASUREMENT)
     Path("control.yaml").write_text(CONTROLLED)
     minutes = range(1_700_000_040, 1_700_000_040 + 600, 60)

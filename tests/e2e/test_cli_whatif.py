@@ -34,6 +34,7 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PARTITA_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("PARTITA_DSN", raising=False)
+    monkeypatch.setenv("COLUMNS", "160")  # a terminal that is narrower cuts tables into several
     Path("s.yaml").write_text(SCENARIO)
 
 

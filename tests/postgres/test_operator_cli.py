@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -549,6 +550,47 @@ def test_a_controller_that_does_not_listen(
     assert partita(capsys, house, "pause", "--no-wait")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("plan", "code", "told"),
+    [
+        (
+            TWO,
+            0,
+            "Taken: decision 43, run {run}, carries it out in 4 commands (partita plan show {run}/43 tells how far).",
+        ),
+        (None, 1, "Error: decision 43, run {run}, did not: it cannot be had"),
+    ],
+)
+def test_a_rollback_is_told_by_the_decision_that_took_it(
+    capsys: pytest.CaptureFixture[str], house: House, plan: Plan | None, code: int, told: str
+) -> None:
+    """The controller has decided again before anybody looks."""
+    house.decide(41, TWO)
+    house.decide(42, ONE, before=TWO)
+    house.say(status_of(house), leads=False)
+
+    def obey() -> None:
+        end = time.monotonic() + 60.0
+        while not (given := orders(house.dsn)) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert given == [("rollback", "", house.run, 41)]
+        house.decide(43, plan, before=ONE, fate="written", reason="it cannot be had")
+        house.decide(44, None, reason="decision 43 goes on: 4 commands are left")
+
+        async def take(operation: Operation, _: Leadership) -> None:
+            _, number = await operation.read_orders()
+            await operation.take_rollbacks(number, house.run, 43)
+
+        house.do(take)
+
+    with ThreadPoolExecutor(1) as aside:
+        obeyed = aside.submit(obey)
+        found, out, err = partita(capsys, house, "rollback")
+        obeyed.result()
+    assert found == code
+    assert (out if code == 0 else err).splitlines()[-1] == told.format(run=house.run)
+
+
 # partita explain ----------------------------------------------------------------------------------------------------
 
 
@@ -661,8 +703,11 @@ def until(what: Callable[[], bool], log: Path, within_s: float = 60.0) -> None:
 
 
 def test_a_controller_at_work_is_seen_and_obeys(
-    capsys: pytest.CaptureFixture[str], pg_dsn: str, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], pg_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Where many tests share few cores a turn may be late, and so may be what is said of it.
+    monkeypatch.setattr("partita.controller.cli.orders.REPORTED_S", 60.0)
+    monkeypatch.setattr("partita.controller.statusview.SILENT_S", 60.0)
     ports = free_ports(2)
     file, log = tmp_path / "c.yaml", tmp_path / "run.log"
     file.write_text(AT_WORK.format(runtime=ports[0], watch=ports[1]))

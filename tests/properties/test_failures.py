@@ -81,7 +81,7 @@ def test_everybody_is_good_late_or_dropped_whatever_fails(kind: str) -> None:
     def holds(struck: tuple[Failure, ...], geometry: str | None, seed: int, steps: int) -> None:
         world, score, _ = play(kind, struck, geometry=geometry, seed=seed, steps=steps)
         assert score.offered == score.good + score.late + score.dropped == round(700 * SPAN_S) + round(300 * SPAN_S)
-        assert 0 <= world.lost <= score.dropped
+        assert 0 <= world.lost == score.lost <= score.dropped
         view = world.read_log(0.0, 1.0)
         assert all(o.offered == o.good + o.late + o.dropped for o in view.outcomes.values())
 
@@ -147,6 +147,25 @@ def test_a_batch_that_runs_when_its_gpu_fails_is_lost() -> None:
     assert (score.good, score.dropped, world.lost) == (2, 1, 1)
     # Busy for 10 ms, for 5 until it failed, and for 10.
     assert score.utilisation == pytest.approx(0.025)
+
+
+def test_only_what_came_in_the_counted_span_counts_as_lost() -> None:
+    """Requests that came at 0 and at 19 ms run when the GPU fails at 5 and at 25 ms; counted is from 10 ms on."""
+    cluster = SimulatedCluster(INVENTORY, Delays(0.0, 0.0))
+    cluster.begin_with(planned("eager", 1, services=SERVICES[:1]))
+    struck = [Failure(5 * MS, 6 * MS, "gpu0"), Failure(25 * MS, 26 * MS, "gpu0")]
+    world = make_world(
+        SERVICES[:1],
+        [np.array([0, 19 * MS])],
+        cluster,
+        span_s=1.0,
+        counted_from_s=0.01,
+        log_delay_s=0.0,
+        failures=struck,
+    )
+    world.advance(SECOND)
+    score = world.finish()
+    assert (score.offered, score.dropped, score.lost) == (1, 1, 1)
 
 
 def test_a_batch_that_ends_as_its_gpu_fails_is_answered() -> None:

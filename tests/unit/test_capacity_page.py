@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from partita.controller.report.capacity import capacity_text, scans_of
+from partita.controller.whatif.tables import capacity_remarks
 from partita.plots import Scan, bad_rate_figure, goodput_by_rate
 
 EVIL = "<script>alert('x')</script>"
@@ -54,6 +55,24 @@ def test_seeds_are_joined_where_they_have_readings() -> None:
     assert scans_of(POINTS, bad="bad_rate")["a"].bad_rate.tolist() == pytest.approx([0.005, 0.1025, 0.2])
 
 
+@pytest.mark.parametrize(
+    ("staggered", "fluid", "sentence"),
+    [
+        (220.0, 275.0, "Bounds of all 2 GPUs: staggered 220 req/s, fluid 275 req/s."),
+        (0.0, 275.0, "Bounds of all 2 GPUs: fluid 275 req/s."),
+        (
+            0.0,
+            0.0,
+            "Bounds of all 2 GPUs: none, since the kind of instance that there is most of cannot answer every service "
+            "in time.",
+        ),
+    ],
+)
+def test_a_bound_that_there_is_not_is_no_rate(staggered: float, fluid: float, sentence: str) -> None:
+    bounds = {**document()["bounds"], "fluid_rps": fluid, "staggered_rps": staggered}
+    assert sentence in capacity_remarks(document(bounds=bounds))
+
+
 def test_both_bounds_are_drawn_over_all_rates() -> None:
     scans = scans_of(POINTS, bad="worst_bad_rate")
     drawn = {trace.name: trace for trace in goodput_by_rate(scans, staggered_rps=220.0, fluid_rps=275.0).data}
@@ -75,6 +94,21 @@ def test_a_bad_rate_of_nothing_stays_on_the_logarithmic_axis() -> None:
     assert list(line.customdata) == [0.0, 0.0]
     assert list(target.y) == [1.0, 1.0]
     assert figure.layout.xaxis.title.text == "GPUs"
+
+
+@pytest.mark.parametrize(
+    ("levels", "apart"),
+    [
+        ([3.0, 4.0, 7.0], 1),  # numbers of GPUs: a tick at each, and none at halves
+        ([1.0, 17.0], 1),
+        ([1.0, 18.0], None),  # too many for one each
+        ([3.0, 4.5, 7.0], None),  # rates
+    ],
+)
+def test_a_few_whole_levels_have_a_tick_each(levels: list[float], apart: int | None) -> None:
+    at, zero = np.array(levels), np.zeros(len(levels))
+    figure = bad_rate_figure({"a": Scan(at, zero, zero, zero, zero, zero, zero)}, level="GPUs")
+    assert figure.layout.xaxis.dtick == apart
 
 
 def test_the_page_holds_it_all_and_escapes_it() -> None:

@@ -85,6 +85,41 @@ def test_sizes_are_padded_unless_they_are_exact() -> None:
     assert exact.curve("whole") == net(latency).curve("whole")
 
 
+def test_a_policy_holds_what_the_mix_of_sizes_needs_not_what_the_largest_would() -> None:
+    """Of the small ones 900 a second take 32 ms by 60, of the large ones 100 take 42 ms by 5: 1.3 GPUs.
+
+    If all were large, batches of 10 in 82 ms would keep 8.2 GPUs busy.
+    """
+    latency = "{128: {alpha_ms: 0.5, beta_ms: 2}, 512: {alpha_ms: 8, beta_ms: 2}}"
+    sizes = "  sizes: {net: {100: 0.9, 400: 0.1}}\n"
+    text = TEXT.replace("LATENCY", latency).replace("rate_rps: 200, duration_s: 4", "rate_rps: 1000, duration_s: 60")
+    sized = parse_scenario(text.replace("count: 2", "count: 12") + sizes, name="s.yaml", folder=Path())
+    ran = run_scenario(sized, policy="static", seed=1)
+    assert "needs 2 GPUs at 80 %" in ran.decisions[0].reason
+    assert ran.decisions[-1].gpus_wanted == 2
+    assert ran.score.attainment > 0.99
+
+
+MIXED = """\
+cluster: [{gpu: A100-80GB, count: 1}, {gpu: A100-80GB, geometry: 7x 1g.10gb, count: 1}]
+services:
+  - {name: quick, slo_ms: 40, latency: {whole: {alpha_ms: 1, beta_ms: 5}, 1g.10gb: {alpha_ms: 6, beta_ms: 40}}}
+  - {name: slow, slo_ms: 400, latency: {1g.10gb: {alpha_ms: 6, beta_ms: 40}}}
+load:
+  arrivals: {process: poisson, rate_rps: 300, duration_s: 60}
+  share: {quick: 0.5, slow: 0.5}
+"""
+
+
+@pytest.mark.parametrize("policy", [None, "symphony"])
+def test_each_service_of_mixed_instances_runs_where_it_can_be_answered(policy: str | None) -> None:
+    """The slices are too slow for one service, and the other was never measured on the whole GPU."""
+    run = run_scenario(parse_scenario(MIXED, name="s.yaml", folder=Path()), policy=policy, seed=1)
+    assert run.score.worst_attainment > 0.99
+    assert run.score.gpus_held_mean == 2.0, "one of each is needed"
+    assert not any(o.fault for decision in run.decisions for o in decision.opinions)
+
+
 def test_a_table_is_found_beside_the_scenario(folder: Path) -> None:
     service = net("{table: tables/t.csv}", folder)
     assert service.buckets() == (Bucket(0, 128), Bucket(128, 512))
@@ -296,7 +331,20 @@ def test_a_run_shows_all_of_it(folder: Path) -> None:
     assert score.offered == score.good + score.late + score.dropped
     assert score.attainment > 0.97
     untouched = run_scenario(scenario("{table: tables/t.csv}", folder=folder), policy=None, seed=1).score
-    assert untouched.attainment == 1.0
+    assert (untouched.attainment, untouched.lost) == (1.0, 0)
+
+
+def test_what_a_failure_takes_is_in_the_score_and_in_what_the_report_shows() -> None:
+    """Of the 80 % busy GPU a batch runs when it fails."""
+    more = "failures: [{gpu: gpu0, at_s: 2, for_s: 0.1}]\noverheads: {model_load_s: 0.1}\ndiscipline: {name: eager}\n"
+    text = TEXT.replace("LATENCY", "{points: {1: 4}}").replace("count: 2", "count: 1")
+    failing = parse_scenario(text + more, name="s.yaml", folder=Path())
+    run = run_scenario(failing, policy=None, seed=3, record_gpus=True)
+    assert run.score.lost == 1
+    assert run.score.dropped >= 1
+    assert run.occupancy is not None
+    [outage] = run.occupancy.outages
+    assert (run.occupancy.rows[outage.row], outage.at_s, outage.back_s) == ("gpu0", 2.0, 2.1)
 
 
 @pytest.mark.parametrize("policy", ["static", "reactive", "symphony"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from miniature import cut, gpus
 
 from partita.controller.run import run_scenario
 from partita.controller.scenario_file import parse_scenario
-from partita.errors import ConfigError, Infeasible
+from partita.errors import ConfigError
 from partita.model.cluster import instances_of
 from partita.model.plan import HeldGpu, Plan, feasible
 from partita.replay.score import Score
@@ -49,10 +50,17 @@ def test_shares_serve_with_and_without_a_controller(policy: str | None) -> None:
     assert score.latency_ms.p50 == pytest.approx(20.15, rel=0.022)  # 20 ms, and 0.15 ms before it starts
 
 
-def test_a_share_that_was_not_measured_is_refused() -> None:
+def test_a_share_that_was_not_measured_stays_idle_and_is_told_of() -> None:
     scenario = parse_scenario(TEXT.replace("[50, 25, 25]", "[50, 40]"), name="s", folder=Path())
-    with pytest.raises(Infeasible, match="service a has no latency curve for whole@40%"):
-        run_scenario(scenario, policy=None, seed=1)
+    assert scenario.remarks() == ("no service can be answered in time on whole@40%: such instances stay idle",)
+    run = run_scenario(scenario, policy=None, seed=1, record_gpus=True)
+    assert run.score.good == 1000
+    assert run.occupancy is not None
+    used = {row: float(np.nansum(busy)) > 0 for row, busy in zip(run.occupancy.rows, run.occupancy.busy, strict=True)}
+    assert list(used.values()) == [True, False] * 2
+
+
+def test_shares_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"cluster\[0\].shares\[0\]: 100 should be less than 100"):
         parse_scenario(TEXT.replace("[50, 25, 25]", "[100]"), name="s", folder=Path())
     with pytest.raises(

@@ -8,10 +8,13 @@ from math import inf
 
 import pytest
 
+from partita.controller.standing import beyond
 from partita.mig import Geometry, Placed, parse
 from partita.model.cluster import Batching, Gpu, Instance, Route, SubCluster, instances_of
 from partita.model.plan import Budgets, HeldGpu, Plan, feasible
 from partita.model.service import LatencyCurve, Service
+from partita.model.staggered import Overheads
+from partita.ports import Capabilities
 
 WHOLE = Gpu("g0", "A100-80GB", 80.0, price_per_hour=2.0)
 SLICED = Gpu("g1", "A100-80GB", 80.0, price_per_hour=3.0)
@@ -145,6 +148,35 @@ def test_a_profile_without_a_measured_curve() -> None:
     assert [(v.rule, v.subject, v.message) for v in found] == [
         ("curve", "bert", "service bert has no latency curve for 1g.10gb")
     ]
+
+
+def mixed_plan() -> Plan:
+    """Serve both in one group: on the whole GPU, and on the 3g and the 1g of the other."""
+    instances = (*instances_of(WHOLE, None), *instances_of(SLICED, GEOMETRY))
+    group = SubCluster("all", instances, ("resnet", "bert"), (EAGER, EAGER))
+    routes = (Route("resnet", "all"), Route("bert", "all"))
+    return Plan((HeldGpu("g0"), HeldGpu("g1", GEOMETRY)), (group,), routes)
+
+
+def test_of_mixed_instances_each_service_needs_one_kind_that_can_serve_it() -> None:
+    small = tuple(replace(s, memory_gib=4.0) for s in SERVICES)  # 10 GiB on the 1g, for which there is no curve
+    assert feasible(mixed_plan(), small, INVENTORY) == ()
+    tight = (small[0], replace(small[1], slo_s=0.025))  # 10 ms on the whole GPU, 30 ms on the 3g
+    assert feasible(mixed_plan(), tight, INVENTORY) == ()
+    hopeless = (small[0], replace(small[1], slo_s=0.0125))
+    assert feasible(mixed_plan(), hopeless, INVENTORY) == ()
+    found = feasible(mixed_plan(), hopeless, INVENTORY, overheads=Overheads(data_s=0.003))
+    assert [(v.rule, v.subject) for v in found] == [("curve", "bert"), ("slo", "bert"), ("slo", "bert")]
+
+
+def test_an_executor_that_tells_no_kinds_apart_is_given_none_that_cannot_serve() -> None:
+    small = tuple(replace(s, memory_gib=4.0) for s in SERVICES)
+    assert beyond(mixed_plan(), small, Capabilities()) == []
+    assert beyond(mixed_plan(), small, Capabilities(kinds=False)) == [
+        f"the executor sends {name} to all instances of all, and 1g.10gb cannot answer it in time"
+        for name in ("resnet", "bert")
+    ]
+    assert beyond(good_plan(), SERVICES, Capabilities(kinds=False)) == []
 
 
 def test_an_slo_that_a_single_request_misses() -> None:

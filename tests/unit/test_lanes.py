@@ -47,6 +47,14 @@ def test_arrivals_fall_into_their_bucket_in_their_order() -> None:
     assert (outside.ns.tolist(), outside.offsets.tolist()) == ([3], [0, 1, 1])
 
 
+def test_a_size_that_nobody_logged_counts_as_one_of_the_largest() -> None:
+    lanes = Lanes((sized("a", 128, 512), PLAIN))
+    inside, outside = lanes.split(arrivals([(1, np.nan), (2, 128)], [(1, np.nan)]))
+    assert inside.ns.tolist() == [2, 1, 1]
+    assert inside.offsets.tolist() == [0, 1, 2, 3]
+    assert len(outside) == 0
+
+
 def test_without_buckets_nothing_is_touched() -> None:
     lanes = Lanes((PLAIN, PLAIN))
     given = arrivals([(1, 5)], [(2, 7)])

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from partita.model.plan import (
     StartReplicas,
     StopReplicas,
 )
-from partita.model.service import Service
+from partita.model.service import Bucket, Service
 from partita.plugins import reactive, static, symphony
 
 SERVICES = (service("a"), service("b"))
@@ -488,3 +489,29 @@ def test_the_first_state_is_the_cluster_as_given() -> None:
     loop: Loop = make_loop(SERVICES, INVENTORY, {}, settings=Settings(budgets=Budgets(max_gpus=3)))
     assert [h.gpu for h in loop.begin().standing.gpus] == ["gpu0", "gpu1", "gpu2"]
     assert loop.begin().standing.reason == "the cluster as given"
+
+
+class Notes:
+    """Keeps the services that it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Service, ...]] = []
+
+    @hookimpl
+    def propose_capacity(self, services: tuple[Service, ...]) -> None:
+        self.told.append(services)
+
+
+def test_plugins_are_told_the_mix_of_sizes_that_the_log_has_shown() -> None:
+    """Requests are as large as their number: the first 1,000 are small, those of b are all larger."""
+    small, large = (
+        [replace(c, bucket=bucket) for c in service("a").curves]
+        for bucket in (Bucket(0.0, 1000.0), Bucket(1000.0, inf))
+    )
+    sized = Service.measured("a", 0.1, 0.99, 2.0, [*small, *large])
+    notes = Notes()
+    stage({"notes": notes}, services=(sized, service("b"))).turn()
+    [(a, b)] = notes.told
+    # 49 of 50 seconds are in the log, 14,700 requests of a; 20 more count as large, since nothing was known before.
+    assert a.mix == pytest.approx((1001 / 14720, 13719 / 14720))
+    assert b.mix == ()

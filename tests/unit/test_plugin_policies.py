@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -46,10 +47,24 @@ def test_sizing_counts_instances_of_the_standing_profile() -> None:
     halves = [Instance(f"g{i}/3g.40gb@{s}", f"g{i}", 40.0, "3g.40gb", s) for i in range(3) for s in (0, 4)]
     whole = Instance("g3", "g3", 80.0)
     cut = slicing(Plan((), (SubCluster("all", (*halves, whole), (), ()),), ()))
-    assert cut == Slicing("3g.40gb", 7 / 4)
+    assert cut == Slicing((("3g.40gb", 100.0, 6 / 4), ("whole", 100.0, 1 / 4)))
+    assert cut.instances_per_gpu == 7 / 4
+    one = replace(ONE[0], curves=curves)
     # 100/s × 20 ms = 2 instances.
-    assert gpus_busy((replace(ONE[0], curves=curves),), [100.0], Slicing("3g.40gb", 2.0)) == pytest.approx(1.0)
-    assert slicing(Plan((), (), ())) == Slicing("whole", 1.0)
+    assert gpus_busy((one,), [100.0], Slicing((("3g.40gb", 100.0, 2.0),))) == pytest.approx(1.0)
+    # Such a GPU carries 6/4 · 50/s + 1/4 · 100/s = 100/s.
+    assert gpus_busy((one,), [100.0], cut) == pytest.approx(1.0)
+    assert slicing(Plan((), (), ())) == Slicing((("whole", 100.0, 1.0),))
+
+
+def test_sizing_counts_only_instances_that_can_serve_a_service() -> None:
+    curves = (LatencyCurve("whole", ((1, 0.01),)), LatencyCurve("3g.40gb", ((1, 0.02),)))
+    cut = Slicing((("1g.10gb", 100.0, 7.0), ("3g.40gb", 100.0, 1.0), ("whole", 100.0, 0.5)))  # 1g was not measured
+    slow, tight = (Service("s", slo_s, 0.99, 1.0, curves) for slo_s in (0.1, 0.015))
+    assert gpus_busy((slow,), [100.0], cut) == pytest.approx(1.0)  # 50/s + 0.5 · 100/s
+    assert gpus_busy((tight,), [100.0], cut) == pytest.approx(2.0)  # 20 ms miss its SLO
+    assert gpus_busy((slow, tight), [50.0, 50.0], cut) == pytest.approx(1.5)
+    assert gpus_busy((tight,), [100.0], Slicing((("3g.40gb", 100.0, 1.0),))) == inf
 
 
 # Static -------------------------------------------------------------------------------------------------------------
@@ -80,8 +95,8 @@ def test_static_holds_no_more_than_there_is_and_says_so() -> None:
 def test_static_remembers_its_size_until_the_gpus_are_cut_otherwise() -> None:
     first = hold({"peak_rps.one": 400.0})
     assert hold({"peak_rps.one": 400.0}, first.memory) == first
-    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": ["whole", 1.0, 100.0], "gpus": 7})) == 7
-    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": ["3g.40gb", 2.0, 100.0], "gpus": 7})) == 5
+    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": [["whole", 100.0, 1.0]], "gpus": 7})) == 7
+    assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": [["3g.40gb", 100.0, 2.0]], "gpus": 7})) == 5
 
 
 @pytest.mark.parametrize(

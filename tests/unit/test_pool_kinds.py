@@ -7,7 +7,7 @@ import pytest
 
 from partita.model.cluster import Batching, Instance, SubCluster
 from partita.model.service import INFEASIBLE_NS, Bucket, LatencyCurve, Service
-from partita.model.staggered import NO_OVERHEADS
+from partita.model.staggered import NO_OVERHEADS, Overheads
 from partita.ports import Kinds, Pool
 from partita.replay.lanes import Lanes
 from partita.replay.pools import AS_MEASURED, PoolMaker, Variation
@@ -76,6 +76,17 @@ def test_a_kind_serves_only_what_fits_it_and_can_be_met_there() -> None:
     assert found_light.max_batch[found_light.of, 1].tolist() == [16, 0]
     alone = maker.pool(group(SLICED, services=("b",)), np.arange(1), np.zeros(1, np.int64), (SLICED,))
     assert (alone.kinds, alone.max_batch[1], alone.latency_ns[1, 1]) == (None, 1, 30 * MS)
+
+
+def test_a_kind_must_leave_time_for_the_overheads() -> None:
+    """30 ms alone on the slice and 1 ms around it are too long for 30.5 ms; the whole GPU takes 10."""
+    service = Service.measured("b", 0.0305, 0.99, 2.0, [WHOLE, SLICE])
+    both = group(GPU, SLICED, services=("b",))
+    for response_s, serves in ((0.0, True), (0.001, False)):
+        maker = PoolMaker((A, service), Overheads(response_s=response_s))
+        found = maker.pool(both, np.arange(2), np.zeros(2, np.int64), both.instances).kinds
+        assert found is not None
+        assert (found.max_batch[found.of, 1] > 0).tolist() == [True, serves]
 
 
 def test_the_batchings_own_limit_and_the_blind_half_hold_for_each_kind() -> None:

@@ -15,9 +15,9 @@ import pytest
 from partita.controller.comparison import Shown
 from partita.controller.report import report_text, write_report
 from partita.controller.results import result_text, write_whole
-from partita.controller.scoretable import COLUMNS, cells, misses, targets_of, verdict
+from partita.controller.scoretable import COLUMNS, LOST, cells, columns, misses, targets_of, verdict
 from partita.errors import ConfigError
-from partita.model.occupancy import BatchWindow, Occupancy
+from partita.model.occupancy import BatchWindow, Occupancy, Outage
 from partita.plots import (
     Course,
     Mark,
@@ -265,6 +265,37 @@ def test_a_cell_has_the_colour_of_the_service_with_more_than_half() -> None:
     assert stacked["ready"] == [1.0, 2.0, 2.0, 2.0]
 
 
+def test_failures_strike_out_the_time_that_they_took() -> None:
+    struck = replace(OCCUPANCY, outages=(Outage(1, 12.0, 25.0), Outage(0, 5.0, 6.5)))
+    [mark] = [t for t in occupancy_figure(struck, {}).data if t.name == "failed"]
+    assert list(mark.x) == [12.0, 25.0, None, 5.0, 6.5, None]
+    assert list(mark.y) == ["gpu1", "gpu1", None, "gpu0", "gpu0", None]
+    assert mark.text[0] == "gpu1 failed at 12, back at 25 seconds"
+    assert ("failed", mark.line.color) in service_legend(struck, {}, mixed=True)
+    assert "failed" not in dict(service_legend(struck, {}, mixed=False))
+    assert not [t for t in occupancy_figure(OCCUPANCY, {}).data if t.name == "failed"]
+
+
+def test_what_failures_took_is_told_where_they_did() -> None:
+    struck = replace(OCCUPANCY, outages=(Outage(1, 12.0, 25.0),))
+    scores = {"static": record(lost=0), EVIL: record(lost=1234, dropped=2000)}
+    shown = {**SHOWN, EVIL: replace(SHOWN[EVIL], occupancy=struck)}
+    told = Page(report_text({**RESULT, "scores": scores}, shown, title="t"))
+    text = " ".join(told.text)
+    assert "2,000 dropped (1,234 of them lost to failures while they ran)" in text
+    assert "Struck out in red" in text
+    assert any(attributes.get("title") == LOST.meaning for _, attributes in told.tags)
+    quiet = report_text(RESULT, SHOWN, title="t")
+    assert not any(word in quiet for word in ("lost to failures", "Struck out", LOST.meaning))
+
+
+def test_the_table_has_what_failures_took_where_they_did() -> None:
+    assert columns({"a": record(), "b": record(lost=0)}) == COLUMNS  # older results do not say
+    scores = {"a": record(lost=0), "b": record(lost=1234)}
+    assert columns(scores) == (*COLUMNS, LOST)
+    assert [texts[-1] for _, texts in cells(scores)] == ["0", "1,234"]
+
+
 def test_what_a_cell_says_is_packed() -> None:
     cells = next(t for t in occupancy_figure(OCCUPANCY, {}).data if t.type == "heatmap")
     assert cells.meta["cells"] == [2, 3, 2]
@@ -365,7 +396,7 @@ def test_targets_are_those_of_the_entry_that_says_most() -> None:
 def test_every_column_is_explained_in_the_guide() -> None:
     page = (Path(__file__).parents[2] / "docs/replay.md").read_text("utf-8")
     written = re.findall(r"^\| ((?!column|-).*?) \| (.*) \|$", page, re.MULTILINE)
-    assert written == [(f"{c.heading}, {c.unit}" if c.unit else c.heading, c.meaning) for c in COLUMNS]
+    assert written == [(f"{c.heading}, {c.unit}" if c.unit else c.heading, c.meaning) for c in (*COLUMNS, LOST)]
 
 
 def test_a_faster_trace_is_said_to_be_faster() -> None:

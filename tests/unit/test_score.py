@@ -118,6 +118,14 @@ def test_bounds_are_those_of_the_mix_and_the_gpus_held() -> None:
     assert score.utilisation == pytest.approx(0.052 / 40)
 
 
+def test_bounds_are_those_of_the_lanes_where_sizes_count() -> None:
+    lanes = [*SERVICES, SERVICES[0]]
+    score = example().score(HOLDING, NO_OVERHEADS, by_lane=(lanes, np.array([1, 3, 0, 4])))
+    mix = [0.125, 0.375, 0.0, 0.5]
+    assert score.bound_staggered_rps == staggered_rps(lanes, mix, 2.0)
+    assert score.bound_fluid_rps == fluid_rps(lanes, mix, 2.0)
+
+
 def test_bounds_of_shares_are_those_of_their_own_latency() -> None:
     """Four halves of a GPU, each as fast as a MIG half: the bounds are the same."""
     halves = [replace(s.curve("3g.40gb"), profile="whole", gpu_percent=50.0) for s in SERVICES]  # type: ignore[type-var]

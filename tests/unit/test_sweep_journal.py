@@ -1,6 +1,8 @@
 """The sweep's journal: what is in it is never lost nor run again, and what does not belong in it is refused."""
 
+import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,26 @@ def test_results_are_there_when_it_is_opened_again(tmp_path: Path) -> None:
         ("began", "two"),
         ("done", "two"),
     ]
+
+
+def test_a_line_is_on_disk_before_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever a call returns, the whole file has been handed to the disk since its last byte was written."""
+    path = tmp_path / "a.journal"
+    settled: dict[int, int] = {}
+    fsync = os.fsync
+
+    def watched(file: int) -> None:
+        fsync(file)
+        settled[os.fstat(file).st_ino] = os.fstat(file).st_size
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with SweepJournal(path, HEADER) as journal:
+        inode = path.stat().st_ino
+        assert settled == {inode: path.stat().st_size, tmp_path.stat().st_ino: tmp_path.stat().st_size}
+        for step in (lambda: journal.begin("one"), lambda: journal.finish("one", {"score": {"good": 3}})):
+            before = path.stat().st_size
+            step()
+            assert settled[inode] == path.stat().st_size > before
 
 
 def test_a_torn_last_line_costs_only_itself(tmp_path: Path) -> None:
@@ -116,3 +138,27 @@ seed: {seed}
     assert header(policies="[{name: reactive, options: {target: 0.5}}]") != first
     (tmp_path / "t.csv").write_text("time,a\n0,5\n60,8\n")
     assert header() != first
+
+
+def test_a_plugin_of_others_is_part_of_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of it, or none, may give other results; what is built in goes by Partita's version."""
+    scenario = parse_scenario(
+        "cluster: [{gpu: A100-80GB, count: 1}]\n"
+        "services: [{name: a, slo_ms: 250, latency: {alpha_ms: 1, beta_ms: 5}}]\n"
+        "load: {arrivals: {process: poisson, rate_rps: 10, duration_s: 2}}\n",
+        name="s.yaml",
+        folder=tmp_path,
+    )
+    without = header_of(scenario)["versions"]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("PARTITA_PLUGINS", raising=False)
+    (tmp_path / "guests.py").write_text(
+        "from partita.hookspecs import hookimpl\n\n@hookimpl\ndef veto():\n    return None\n"
+    )
+    for version in ("1.2", "1.3"):
+        info = tmp_path / "house_guests.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: house-guests\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text("[partita]\nguest = guests\n")
+        importlib.invalidate_caches()
+        assert header_of(scenario)["versions"] == {**without, "guest": f"house-guests {version}"}

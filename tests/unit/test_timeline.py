@@ -13,7 +13,7 @@ from partita.controller.config import Scenario
 from partita.controller.run import run_scenario
 from partita.kernels.occupancy import add_spans
 from partita.model.load import Arrivals
-from partita.model.occupancy import Occupancy
+from partita.model.occupancy import Occupancy, Outage
 from partita.ports import Served
 from partita.replay.cluster import INSTANCES_A_GPU
 from partita.replay.timeline import MOST_BATCHES, MOST_INTERVALS, MOST_ROWS, MOST_ROWS_OF_BATCHES, OccupancyRecorder
@@ -48,6 +48,26 @@ def worked_example() -> Occupancy:
     note(recorder, 4.0, [at(0)], [(at(0), 0, 4, 0.5, 1.5), (at(0), 1, 2, 1.5, 3.0)])
     note(recorder, 8.0, [at(0), at(1)], [(at(1), 0, 1, 4.0, 4.5), (at(0), 1, 8, 7.5, 9.0)], arrived=5)
     return recorder.occupancy()
+
+
+def test_failures_stand_at_the_row_of_what_they_took() -> None:
+    recorder = OccupancyRecorder(gpus(3), ("a", "b"), 480.0)
+    note(recorder, 4.0, [at(2), at(0), at(0, 4)], [])
+    recorder.note_failure([at(0), at(0, 4)], 2 * SECOND, 9 * SECOND)
+    recorder.note_failure([at(2)], 470 * SECOND, 900 * SECOND)
+    recorder.note_failure([at(1)], 2 * SECOND, 9 * SECOND)  # never was ready, so it has no row
+    recorder.note_failure([at(2)], 480 * SECOND, 900 * SECOND)
+    found = recorder.occupancy()
+    assert found.rows == ("gpu0@0", "gpu0@4", "gpu2")
+    assert found.outages == (Outage(0, 2.0, 9.0), Outage(1, 2.0, 9.0), Outage(2, 470.0, 480.0))
+
+
+def test_failures_of_gpus_that_share_a_row_stand_there_once() -> None:
+    recorder = OccupancyRecorder(gpus(2 * MOST_ROWS), ("a", "b"), 480.0)
+    note(recorder, 4.0, [at(0), at(1), at(5)], [])
+    for _ in range(2):
+        recorder.note_failure([at(0), at(1), at(5)], 2 * SECOND, 9 * SECOND)
+    assert recorder.occupancy().outages == (Outage(0, 2.0, 9.0), Outage(1, 2.0, 9.0))
 
 
 def test_time_is_added_up_by_interval_gpu_and_service() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from partita.controller.reconcile import Wishes, build
 from partita.model.cluster import Batching, OptionValue
 from partita.model.load import Arrivals
 from partita.model.plan import Batchings, Plan, Proposal
-from partita.model.service import Service
+from partita.model.service import Bucket, LatencyCurve, Service
 from partita.model.staggered import NO_OVERHEADS, Overheads
 from partita.plugins import tuner
 from partita.plugins.kit import check_plugin, example_forecast, example_observation, example_ticks
@@ -30,6 +31,16 @@ INVENTORY = gpus(4)
 MEDIAN = 14 / 15
 """The example forecast's median lies this far above its rate, at 1/5 spread over four levels."""
 TRITON = Batching("triton")
+SIZED = Service.measured(
+    "sized",
+    0.1,
+    0.99,
+    2.0,
+    [
+        replace(LatencyCurve.linear(1.0, 9.0, up_to=64), bucket=Bucket(0.0, 8.0)),
+        replace(LatencyCurve.linear(2.0, 18.0, up_to=64), bucket=Bucket(8.0, inf)),
+    ],
+)
 
 
 def stands(services: Sequence[Service], *batching: Batching, held: int = 1) -> Plan:
@@ -111,6 +122,21 @@ def test_batches_are_the_smallest_that_keep_the_instances_below_the_target(rate:
     expected = next(b for b in range(1, 65) if (rate - 0.01) * (b + 9) / b / 1e3 <= 0.8)
     assert batching.max_batch == expected
     assert abs(expected - size) <= 1
+
+
+@pytest.mark.parametrize(("mix", "size"), [((), 9), ((0.75, 0.25), 5), ((1.0, 0.0), 3)])
+def test_batches_are_as_large_as_the_mix_of_sizes_asks_for(mix: tuple[float, ...], size: int) -> None:
+    # Large ones take 2·(b + 9) ms, so that load is (2 | 1.25 | 1)·200·(b + 9)/b ms ≤ 0.8: b ≥ 9, 4.1, 3.
+    service = replace(SIZED, mix=mix)
+    [batching] = wanted([service], [200 - 0.01], stands([service], TRITON))
+    assert batching.max_batch == size
+
+
+def test_however_few_are_large_two_executions_of_theirs_must_fit_into_the_slo() -> None:
+    # 4·(b + 9) ≤ 100 ends at 16; without them 900/s would need more.
+    service = replace(SIZED, mix=(0.99, 0.01))
+    [batching] = wanted([service], [900], stands([service], TRITON))
+    assert batching.max_batch == 16
 
 
 def test_two_executions_must_fit_into_the_slo() -> None:

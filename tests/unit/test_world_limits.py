@@ -47,11 +47,12 @@ CLUSTERS = {
         " {name: big2, slo_ms: 400, memory_gib: 45, latency: {alpha_ms: 2, beta_ms: 30}}]",
         r"no instance is left for big2 \(45 GiB\): the others fill the memory of all 1 instance",
     ),
-    "a slow profile": (
+    "only slow profiles for a group": (
         '[{gpu: A100-80GB, count: 1}, {gpu: A100-80GB, count: 1, geometry: "7x1g.10gb"}]',
-        "[{name: big1, slo_ms: 25, latency: {whole: {alpha_ms: 1, beta_ms: 5}, 1g.10gb: {alpha_ms: 4, beta_ms: 20}}},"
-        " {name: big2, slo_ms: 25, latency: {whole: {alpha_ms: 1, beta_ms: 5}, 1g.10gb: {alpha_ms: 1, beta_ms: 5}}}]",
-        "big1 takes 24 ms alone on 1g.10gb and 2.15 ms of overheads, its SLO is 25 ms",
+        "[{name: big1, slo_ms: 25, memory_gib: 8, latency: &both"
+        " {whole: {alpha_ms: 1, beta_ms: 5}, 1g.10gb: {alpha_ms: 4, beta_ms: 20}}},"
+        " {name: big2, slo_ms: 25, memory_gib: 8, latency: *both}]",
+        "big2 takes 24 ms alone on 1g.10gb and 2.15 ms of overheads, its SLO is 25 ms",
     ),
 }
 

@@ -2,8 +2,8 @@
 
 Time is cut into steps. At the end of a step in which requests were lost, the rule that was in charge and a few of its
 rivals serve the step's requests once more, each from the queues and instances as they were at its beginning; a rival
-that would have lost clearly less, over several such trials, is in charge from then on. Where nothing is lost, nothing is
-tried. docs/disciplines.md has the rules and the argument.
+that would have lost clearly less, over several such trials, is in charge from then on. Where nothing is lost, nothing
+is tried. docs/disciplines.md has the rules and the argument.
 """
 
 from __future__ import annotations

@@ -25,6 +25,15 @@ class BatchWindow:
     rows: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Something of a row, a place in the occupancy's `rows`, was gone by a failure between two instants."""
+
+    row: int
+    at_s: float
+    back_s: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Occupancy:
     """Who ran on which GPU, by interval of `width_s` from the start on.
@@ -44,3 +53,4 @@ class Occupancy:
     working: NDArray[np.float64]
     ready: NDArray[np.float64]
     batches: BatchWindow
+    outages: tuple[Outage, ...] = ()

@@ -17,7 +17,7 @@ from partita.model.cluster import Replica as Replica
 from partita.model.cluster import Route as Route
 from partita.model.cluster import SubCluster as SubCluster
 from partita.model.service import Service, label
-from partita.model.staggered import NO_OVERHEADS, Overheads
+from partita.model.staggered import NO_OVERHEADS, Overheads, answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,9 +344,9 @@ def feasible(
     """Check a plan against every rule there is and return what it breaks; empty means feasible.
 
     Rules: GPUs exist and are held once; geometries are valid; instances belong to the held geometry and serve one
-    sub-cluster; models fit into memory; a latency curve exists for every (profile, service) used and meets the SLO at
-    batch 1 with the overheads; every service has routes to sub-clusters that hold it, with weights that sum to 1 at
-    each size; budgets are kept.
+    sub-cluster; models fit into memory; of the kinds of instances in a sub-cluster, each of its services has one with a
+    latency curve that meets the SLO at batch 1 with the overheads (the others take none of its requests); every service
+    has routes to sub-clusters that hold it, with weights that sum to 1 at each size; budgets are kept.
     """
     return (
         *_check_gpus(plan, inventory, budgets),
@@ -409,21 +409,22 @@ def _check_services(plan: Plan, services: Sequence[Service], overheads: Overhead
         for size in sorted({i.memory_gib for i in group.instances if i.memory_gib < need}):
             text = f"its services need {need:g} GiB, its instances have {size:g} GiB"
             found.append(Violation("memory", group.name, f"sub-cluster {group.name}: {text}"))
-        for profile, percent in sorted({(i.profile, i.gpu_percent) for i in group.instances}):
-            found += [v for s in members for v in _check_curve(s, profile, percent, overheads)]
+        kinds = sorted({(i.profile, i.gpu_percent) for i in group.instances})
+        for service in members:
+            if not any(answers(service, *kind, overheads=overheads) for kind in kinds):
+                found += [_unanswered(service, *kind, overheads) for kind in kinds]
     return found
 
 
-def _check_curve(service: Service, profile: str, percent: float, overheads: Overheads) -> list[Violation]:
+def _unanswered(service: Service, profile: str, percent: float, overheads: Overheads) -> Violation:
+    """Say why a kind of instance cannot answer a service."""
     curve, kind = service.curve(profile, percent), label(profile, percent)
     if curve is None:
-        return [Violation("curve", service.name, f"service {service.name} has no latency curve for {kind}")]
+        return Violation("curve", service.name, f"service {service.name} has no latency curve for {kind}")
     around_s = overheads.control_s + overheads.data_s + overheads.response_s
-    if curve.latency_s(1) + around_s > service.slo_s:
-        extra = f" and {around_s * 1e3:g} ms of overheads" if around_s else ""
-        text = f"takes {curve.latency_s(1) * 1e3:g} ms alone on {kind}{extra}, its SLO is {service.slo_s * 1e3:g} ms"
-        return [Violation("slo", service.name, f"service {service.name} {text}")]
-    return []
+    extra = f" and {around_s * 1e3:g} ms of overheads" if around_s else ""
+    text = f"takes {curve.latency_s(1) * 1e3:g} ms alone on {kind}{extra}, its SLO is {service.slo_s * 1e3:g} ms"
+    return Violation("slo", service.name, f"service {service.name} {text}")
 
 
 def _check_routes(plan: Plan, services: Sequence[Service]) -> list[Violation]:

@@ -109,7 +109,9 @@ class Service:
     copy takes. `curves` holds one curve for each profile the model was measured on: of the whole profile and, where
     sizes fall into buckets, of the bucket of the largest, so that what is planned with it holds for all. `finer` holds
     the others: those of shares of a profile, and of the other buckets. With `exact_sizes` requests of all buckets wait
-    together, and a batch takes as long as its largest input; without, each is padded to its bucket's edge.
+    together, and a batch takes as long as its largest input; without, each is padded to its bucket's edge. `mix` says,
+    where it is known, which share of the requests falls into each bucket, smallest first; where it is not, all count as
+    of the largest.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Service:
     curves: tuple[LatencyCurve, ...]
     finer: tuple[LatencyCurve, ...] = ()
     exact_sizes: bool = False
+    mix: tuple[float, ...] = ()
 
     @classmethod
     def measured(
@@ -168,6 +171,24 @@ class Service:
             )
             for bucket in buckets
         )
+
+    def weighed(self) -> tuple[tuple[Service, float], ...]:
+        """Return the queues that requests fall into, each with its share of them; itself where no mix is known.
+
+        Itself also with exact sizes, as any batch may hold an input of the largest.
+        """
+        if not self.mix or self.exact_sizes:
+            return ((self, 1.0),)
+        return tuple((bucket, share) for bucket, share in zip(self.by_bucket(), self.mix, strict=True) if share > 0)
+
+    def gpu_time_s(self, profile: str, gpu_percent: float = 100.0) -> float:
+        """Return the time a request of the mix takes in the largest batches that the SLO allows; infinite without."""
+        return sum(share * lane._own_gpu_time_s(profile, gpu_percent) for lane, share in self.weighed())
+
+    def _own_gpu_time_s(self, profile: str, gpu_percent: float) -> float:
+        curve = self.curve(profile, gpu_percent)
+        batch = 0 if curve is None else curve.largest_within(self.slo_s)
+        return inf if curve is None or batch == 0 else curve.latency_s(batch) / batch
 
     def largest_batch(self, profile: str, budget_s: float | None = None) -> int:
         """Return the largest batch that runs within `budget_s` (default: the SLO) on this profile; 0 if none does."""

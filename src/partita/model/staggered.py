@@ -6,7 +6,7 @@ model in staggered turns, so that a request waits at most one turn, L(b)/n, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -30,6 +30,16 @@ class Overheads:
 
 
 NO_OVERHEADS = Overheads()
+
+Kinds = Mapping[tuple[str, float], float]
+"""How many instances there are of each profile and GPU%."""
+
+
+def answers(service: Service, profile: str, gpu_percent: float = 100.0, *, overheads: Overheads = NO_OVERHEADS) -> bool:
+    """Say whether a request of the largest size, alone, is answered within the SLO on such an instance."""
+    curve = service.curve(profile, gpu_percent)
+    around_s = overheads.control_s + overheads.data_s + overheads.response_s
+    return curve is not None and curve.latency_s(1) + around_s <= service.slo_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +99,43 @@ def gpus_needed(
     gpu_percent: float = 100.0,
     overheads: Overheads = NO_OVERHEADS,
 ) -> float:
-    """Add up the GPU need of all services at these rates (the staggered bound, inverted)."""
+    """Add up the GPU need of all services at these rates (the staggered bound, inverted).
+
+    Where sizes fall into buckets, those of a service's mix need theirs each: they never share a batch.
+    """
     return sum(
-        need(s, float(r), profile=profile, gpu_percent=gpu_percent, overheads=overheads).gpus
-        for s, r in zip(services, rates_rps, strict=True)
+        need(lane, rate, profile=profile, gpu_percent=gpu_percent, overheads=overheads).gpus
+        for lane, rate in _by_lane(services, rates_rps)
     )
+
+
+def sets_needed(
+    services: Sequence[Service], rates_rps: Sequence[float], kinds: Kinds, overheads: Overheads = NO_OVERHEADS
+) -> float:
+    """Return how many such sets of instances these rates keep busy, each service on the kinds that can answer it.
+
+    A service fills its kinds alike, so that one which is served by few of them may be given more than it would need if
+    the others made room. Infinite if there is a service that no kind can answer.
+    """
+    needed = 0.0
+    for lane, rate in _by_lane(services, rates_rps):
+        if rate > 0:
+            busy = sum(
+                number / need(lane, rate, profile=profile, gpu_percent=percent, overheads=overheads).gpus
+                for (profile, percent), number in kinds.items()
+                if answers(lane, profile, percent, overheads=overheads)
+            )
+            needed += 1 / busy if busy else inf
+    return needed
+
+
+def _by_lane(services: Sequence[Service], rates: Sequence[float]) -> list[tuple[Service, float]]:
+    """Return the lanes of all services, each with its part of its service's rate."""
+    return [
+        (lane, float(rate) * share)
+        for service, rate in zip(services, rates, strict=True)
+        for lane, share in service.weighed()
+    ]
 
 
 def staggered_rps(
@@ -112,7 +154,7 @@ def staggered_rps(
     """
     total = float(np.sum(shares))
     pieces = []
-    for service, share in zip(services, shares, strict=True):
+    for service, share in _by_lane(services, shares):
         if share <= 0:
             continue
         curve = service.curve(profile, gpu_percent)
@@ -150,11 +192,6 @@ def fluid_rps(
     total = float(np.sum(shares))
     busy = 0.0
     for service, share in zip(services, shares, strict=True):
-        if share <= 0:
-            continue
-        curve = service.curve(profile, gpu_percent)
-        batch = 0 if curve is None else curve.largest_within(service.slo_s)
-        if curve is None or batch == 0:
-            return 0.0
-        busy += share / total * curve.latency_s(batch) / batch
+        if share > 0:
+            busy += share / total * service.gpu_time_s(profile, gpu_percent)
     return gpus / busy if busy > 0 else 0.0

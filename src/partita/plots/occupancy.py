@@ -17,6 +17,7 @@ from partita.plots.dress import Array, TimeAxis, dressed, label, labels, see_thr
 SERVICE_COLOURS = ("#4c8fd6", "#e08214", "#1b9e8f", "#d1495b", "#7b6fd0", "#8aa83a", "#c2679b", "#b08a5a")
 OTHERS = "#8c8c94"
 MIXED = "#6f86a3"
+FAILED = "#e5383b"
 FAINTEST = 0.10
 """How much of its colour a GPU has that is ready and idle."""
 
@@ -35,11 +36,15 @@ def service_colours(occupancies: Sequence[Occupancy]) -> dict[str, str]:
 
 
 def service_legend(occupancy: Occupancy, colours: Colours, *, mixed: bool) -> list[tuple[str, str]]:
-    """List what the colours mean, the one of no service too if `mixed`: escaped texts with their colours."""
+    """List what the colours mean: escaped texts with their colours.
+
+    Those of no service and of failures, which only the figure by interval has, are among them if `mixed`.
+    """
     own = [(label(name), look) for name, look in colours.items() if name in occupancy.services]
     rest = sum(name not in colours for name in occupancy.services)
     several = [("no service has half", MIXED)] if mixed and len(occupancy.services) > 1 else []
-    return [*own, *([(_others(rest), OTHERS)] if rest else []), *several]
+    failed = [("failed", FAILED)] if mixed and occupancy.outages else []
+    return [*own, *([(_others(rest), OTHERS)] if rest else []), *several, *failed]
 
 
 def occupancy_figure(occupancy: Occupancy, colours: Colours) -> go.Figure:
@@ -56,6 +61,8 @@ def occupancy_figure(occupancy: Occupancy, colours: Colours) -> go.Figure:
     axis = TimeAxis(float(edges[-1]))
     _draw_working(figure, occupancy, colours, axis.place(edges))
     _draw_rows(figure, occupancy, colours, axis.place((edges[:-1] + edges[1:]) / 2), axis.unit[1])
+    if occupancy.outages:
+        _draw_outages(figure, occupancy, axis)
     figure.update_xaxes(title_text=axis.title, row=2, col=1)
     figure.update_yaxes(title_text="instances at work", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="GPU", type="category", autorange="reversed", row=2, col=1, showgrid=False)
@@ -103,6 +110,22 @@ def _draw_rows(figure: go.Figure, occupancy: Occupancy, colours: Colours, x: obj
         x=x, y=labels(occupancy.rows), z=np.float32(slot + 0.98 * np.clip(occupancy.busy, 0, 1)), zmin=0,
         zmax=len(looks), colorscale=_scale(looks), showscale=False, ygap=1, row=2, col=1,
         hovertemplate=f"%{{y}} at %{{x:.4g}} {unit}: %{{text}}<extra></extra>", meta=_spelling(occupancy),
+    )  # fmt: skip
+
+
+def _draw_outages(figure: go.Figure, occupancy: Occupancy, axis: TimeAxis) -> None:
+    """Strike out the time in which a failure had taken something of a row away."""
+    names, (factor, unit) = labels(occupancy.rows), axis.unit
+    gone = occupancy.outages
+    ends = list(axis.place(np.array([at for o in gone for at in (o.at_s, o.back_s)])))
+    said = [f"{names[o.row]} failed at {o.at_s / factor:.4g}, back at {o.back_s / factor:.4g} {unit}" for o in gone]
+    figure.add_scatter(
+        x=[x for n in range(len(gone)) for x in (ends[2 * n], ends[2 * n + 1], None)],
+        y=[y for o in gone for y in (names[o.row], names[o.row], None)],
+        text=[text for text in said for _ in range(3)],
+        mode="lines+markers", name="failed", row=2, col=1, line={"color": FAILED, "width": 3},
+        marker={"color": FAILED, "symbol": "x-thin", "size": 8, "line": {"color": FAILED, "width": 2}},
+        hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
 
 

@@ -188,10 +188,10 @@ class Operation:
         reason = f"rollback by {rollback['by']} to the plan of decision {rollback['to_tick']}, run {rollback['to_run']}"
         return Orders(paused, revived_plan(rollback["detail"], "the plan to roll back to"), reason), rollback["id"]
 
-    async def take_rollbacks(self, number: int) -> None:
-        """Note that the rollbacks up to this number have been decided on."""
+    async def take_rollbacks(self, number: int, run: int, tick: int) -> None:
+        """Note that the rollbacks up to this number have been decided on, and by which decision."""
         async with self._writing("the operator's orders") as connection:
-            await connection.execute(query("take_rollbacks"), self._role, number)
+            await connection.execute(query("take_rollbacks"), self._role, number, run, tick)
 
     # What was seen, and who is there
 

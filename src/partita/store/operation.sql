@@ -89,7 +89,7 @@ WHERE o.role = $1 AND o.kind = 'rollback' AND o.taken_at IS NULL
 ORDER BY o.id DESC LIMIT 1;
 
 -- name: take_rollbacks
-UPDATE operator_order SET taken_at = clock_timestamp()
+UPDATE operator_order SET taken_at = clock_timestamp(), taken_run = $3, taken_tick = $4
 WHERE role = $1 AND kind = 'rollback' AND taken_at IS NULL AND id <= $2;
 
 -- name: add_observation
@@ -148,11 +148,11 @@ SELECT role, max(at) AS at FROM (
 -- name: standing_heading
 SELECT run, tick, term, at FROM standing WHERE role = $1;
 
--- name: last_decision_of_role
+-- name: decision_on_order
 SELECT d.run, d.tick, d.action, d.chosen, d.reason,
        (SELECT count(*) FROM command c WHERE c.run = d.run AND c.tick = d.tick AND NOT c.undo) AS commands
-FROM run r JOIN decision d ON d.run = r.id
-WHERE r.role = $1 AND r.kind = 'live' ORDER BY d.run DESC, d.tick DESC LIMIT 1;
+FROM operator_order o JOIN decision d ON d.run = o.taken_run AND d.tick = o.taken_tick
+WHERE o.id = $1;
 
 -- name: plan_outcomes
 SELECT c.run, c.tick, c.state, c.undo, count(*) AS commands

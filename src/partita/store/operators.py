@@ -151,8 +151,8 @@ class RunHeading:
 
 
 @dataclass(frozen=True, slots=True)
-class LastDecision:
-    """The latest decision of a role, and how many commands it gave."""
+class OrderedDecision:
+    """The decision with which an order was taken, and how many commands it gave."""
 
     run: int
     tick: int
@@ -216,11 +216,11 @@ async def count_commands(
     return counted
 
 
-async def read_last_decision(connection: Connection, role: str) -> LastDecision | None:
-    """Return the latest decision that a role's controller has journaled."""
+async def read_decision_on(connection: Connection, order: int) -> OrderedDecision | None:
+    """Return the decision with which a rollback was taken; None if that did not note it, being of an older version."""
     with explained("the look at the journal"):
-        row = await connection.fetchrow(query("last_decision_of_role"), role)
-    return None if row is None else LastDecision(**row)
+        row = await connection.fetchrow(query("decision_on_order"), order)
+    return None if row is None else OrderedDecision(**row)
 
 
 async def is_taken(connection: Connection, order: int) -> bool:
