@@ -1,4 +1,4 @@
-"""Deferred, eager and adaptive batching in plain Python: what the compiled kernels must do, request by request.
+"""Deferred and eager batching in plain Python: what the compiled kernels must do, request by request.
 
 Written from the rules (docs/disciplines.md) with lists, objects and a search for the next event; it is slow and shares
 nothing with the kernels but the protocol `partita.ports.Discipline` and the hash that jitter is drawn from.
@@ -6,10 +6,9 @@ nothing with the kernels but the protocol `partita.ports.Discipline` and the has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from math import ceil, inf, sqrt
 
 import numpy as np
 from oracles.sizes_twin import counts, planned_ns, really_ns, takes
@@ -19,8 +18,6 @@ from partita.ports import Kinds, Pool, Served
 
 BIN_NS = 50_000_000
 BINS = 100
-LOOK_NS = 500_000_000
-MILLION = 1_000_000
 
 
 @dataclass(eq=False)
@@ -74,27 +71,6 @@ class Meter:
         counts = self.complete(now)
         return sum(counts) / (len(counts) * float(BIN_NS)) if counts else None
 
-    def dispersion(self, now: int) -> float:
-        """Return the variance of the counts over their mean, at least 1."""
-        counts = self.complete(now)
-        if not any(counts):
-            return 1.0
-        mean = sum(counts) / len(counts)
-        return max(1.0, (sum(n * n for n in counts) / len(counts) - mean * mean) / mean)
-
-
-@dataclass(frozen=True)
-class Load:
-    """What was last measured of a service: millionths of a request a second, and millionths of the dispersion."""
-
-    rate: int = 0
-    dispersion: int = MILLION
-
-    @property
-    def per_ns(self) -> float:
-        """Return the requests a ns."""
-        return self.rate / float(MILLION) * 1e-9
-
 
 @dataclass
 class Queue:
@@ -104,7 +80,6 @@ class Queue:
     prefix: list[Request] = field(default_factory=list)
     suffix: list[Request] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
-    load: Load = field(default_factory=Load)
     candidate: Candidate | None = None
     last_start_ns: int | None = None
     credit_ns: int = 0
@@ -128,7 +103,7 @@ class TwinState:
 
 @dataclass(frozen=True)
 class DeferredTwin:
-    """Discipline with the rules of `deferred`, `eager` or `adaptive`."""
+    """Discipline with the rules of `deferred` or `eager`."""
 
     name: str = "deferred"
 
@@ -138,147 +113,52 @@ class DeferredTwin:
 
     def advance(self, state: TwinState, arrivals: Arrivals, pool: Pool, until_ns: int) -> tuple[TwinState, Served]:
         """Serve until `until_ns`."""
-        present = []
-        for s, queue in enumerate(state.queues):
-            rows = range(arrivals.offsets[s], arrivals.offsets[s + 1])
-            queue.coming += [Request(int(arrivals.ns[row]), float(arrivals.size[row])) for row in rows]
-            present.append(queue.waiting())
-        run = _Run(self.name, state.queues, pool, state.at_ns)
+        join(state.queues, arrivals)
+        present = [queue.waiting() for queue in state.queues]
+        window = "eager" if self.name == "eager" else str(pool.parameters.get("window", "frontrun"))
+        run = Run(window, str(pool.parameters.get("drop", "window")), state.queues, pool, state.at_ns)
         run.until(until_ns)
         pool.free_at_ns[:] = run.free_at
         return TwinState(state.queues, until_ns), account(present, run.batches)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a service's load means to a pool: the batch that may start at once, and what a batch must make room for."""
-
-    at_once: float
-    peak: int
-    slope_ns: int
-    gap_ns: int
-    room: int
-
-    def asked(self, load: Load, waiting: int, budget_ns: int) -> int:
-        """Return the batch that the load asks for while so many requests wait; `budget_ns` is SLO - response."""
-        rate = max(load.per_ns, 1.5 * waiting / budget_ns)
-        room = self.room / float(MILLION)
-        left = room - (rate - load.per_ns) * self.slope_ns
-        if room <= 0 or left <= 0:
-            return self.peak
-        return max(1, min(self.peak, ceil(1.1 * rate * self.gap_ns * room / left)))
+def join(queues: list[Queue], arrivals: Arrivals) -> None:
+    """Let new requests stand behind those of their service that have not been taken in."""
+    for s, queue in enumerate(queues):
+        rows = range(arrivals.offsets[s], arrivals.offsets[s + 1])
+        queue.coming += [Request(int(arrivals.ns[row]), float(arrivals.size[row])) for row in rows]
 
 
-class Pressure:
-    """Judges the load of the services of a pool."""
+class Run:
+    """Some time over one pool, by a window and a drop rule.
 
-    def __init__(self, pool: Pool, queues: Sequence[Queue]) -> None:
-        self.pool = pool
-        self.load = {int(s): queues[s].load for s in pool.active}
-        self.instances = sum(self.worth(k) for k in pool.by_kind().of)
+    `asked` says, if the drop rule is none that a user can choose, for which batch a service makes room while so many
+    requests wait.
+    """
 
-    def worth(self, k: int) -> float:
-        """Return how many of the slowest instances do the work of one of a kind, on average over what it serves."""
-        kinds, ratios = self.pool.by_kind(), []
-        for s in self.load:
-            if kinds.max_batch[k, s] > 0:
-                b = min(self.pool.max_batch[s], kinds.max_batch[k, s])
-                ratios.append(self.pool.latency_ns[s, b] / kinds.planned_ns[k, s, b])
-        return float(sum(ratios) / len(ratios)) if ratios else 0.0
-
-    def slope(self, s: int) -> float:
-        """Return what a request adds to a batch."""
-        largest, one = int(self.pool.max_batch[s]), int(self.pool.latency_ns[s, 1])
-        return (int(self.pool.latency_ns[s, largest]) - one) / (largest - 1) if largest > 1 else one
-
-    def overhead(self, s: int) -> float:
-        """Return what a batch takes beside its requests."""
-        return max(0.0, int(self.pool.latency_ns[s, 1]) - self.slope(s))
-
-    def peak(self, s: int) -> float:
-        """Return the batch that deferral reaches."""
-        pool, rate = self.pool, self.load[s].per_ns
-        budget, each = int(pool.slo_ns[s]) - pool.control_ns - pool.response_ns, self.slope(s) + pool.data_ns
-        b = (1 + rate * (budget - self.overhead(s) - each)) / (1 + rate * each)
-        return min(max(1.0, b), float(pool.max_batch[s]))
-
-    def used(self, s: int) -> float:
-        """Return how many instances the service keeps busy when it is deferred."""
-        return self.load[s].per_ns * (self.slope(s) + self.overhead(s) / self.peak(s))
-
-    def gap(self, room: float) -> float:
-        """Return the time between two batches of a service whose overheads fill the room."""
-        alone: set[int] = set()
-        gap = 0.0
-        while True:
-            gathers = [s for s in self.load if s not in alone and self.load[s].rate > 0]
-            if not any(self.overhead(s) for s in gathers):
-                return gap
-            gap = sum(self.overhead(s) for s in gathers) / (
-                room - sum(self.load[s].per_ns * self.overhead(s) for s in alone)
-            )
-            more = {s for s in self.load if self.load[s].per_ns * gap < 1}
-            if more == alone:
-                return gap
-            alone = more
-
-    def verdicts(self) -> dict[int, Verdict]:
-        """Return what follows for each service."""
-        used = {s: self.used(s) for s in self.load}
-        busy = sum(used.values())
-        swings = sum(used[s] * self.load[s].dispersion / MILLION for s in used)
-        early = 1 - _share((self.instances - busy) / sqrt(swings), 0.4, 0.7) if busy > 0 else 0.0
-        patience = self.patience(used, busy, swings) if busy > 0 else inf
-        room = self.instances - sum(self.load[s].per_ns * self.slope(s) for s in used)
-        gap = round(self.gap(room)) if room > 0 else 0
-        found = {}
-        for s, load in self.load.items():
-            slight = self.overhead(s) < 0.03 * self.slope(s) * self.peak(s)
-            batch = 0.0 if slight else patience * load.per_ns * self.overhead(s) if load.rate else 0.0
-            at_once = round(batch / early) if early > 0 and batch < inf else inf
-            found[s] = Verdict(at_once, ceil(self.peak(s)), round(self.slope(s)), gap, round(room * MILLION))
-        return found
-
-    def patience(self, used: dict[int, float], busy: float, swings: float) -> float:
-        """Return how many times the requests of one overhead a batch must have gathered to start early."""
-        crowd = sum(n * n for n in used.values()) / busy
-        alone = sum(n * self.by_itself(s) for s, n in used.items()) / busy
-        if swings / busy / max(1.0, crowd) * alone**2 >= 0.6:
-            return 0.0
-        return 0.6 if crowd < 2.5 else inf
-
-    def by_itself(self, s: int) -> float:
-        """Return what is left of an instance's capacity if it uses half of each SLO to gather."""
-        return max(0.0, 1 - 2 * self.overhead(s) / (int(self.pool.slo_ns[s]) - self.pool.response_ns))
-
-
-def _share(value: float, low: float, high: float) -> float:
-    """Return how far a value has come from `low` to `high`, from 0 to 1."""
-    return min(1.0, max(0.0, (value - low) / (high - low)))
-
-
-class _Run:
-    """One advance over one pool."""
-
-    def __init__(self, name: str, queues: list[Queue], pool: Pool, since: int) -> None:
+    def __init__(
+        self,
+        window: str,
+        drop: str,
+        queues: list[Queue],
+        pool: Pool,
+        since: int,
+        asked: Callable[[int, int], int] | None = None,
+    ) -> None:
         self.queues, self.pool, self.now, self.since = queues, pool, since, since
         self.services = [int(s) for s in pool.active]
         self.free_at = [int(ns) for ns in pool.free_at_ns]
         self.kinds: Kinds = pool.by_kind()
         own = pool.parameters
-        self.window = str(own.get("window", "frontrun")) if name == "deferred" else name
-        self.drop = "asked" if name == "adaptive" else str(own.get("drop", "window"))
+        self.window, self.drop, self.asked = window, drop, asked
         self.match, self.order = str(own.get("match", "both")), str(own.get("order", "last-start"))
         self.lowest_number = own.get("gpu_choice", "min-id") == "min-id"
         self.batches: list[tuple[int, int, int, int, int]] = []
-        self.verdicts = Pressure(pool, queues).verdicts() if name == "adaptive" else {}
-        self.next_look = -(-since // LOOK_NS) * LOOK_NS
 
     def until(self, until: int) -> None:
         """Handle one event after the other.
 
-        At one instant the load is measured first; then come services, by number, arrivals before timers; then
-        instances, by kind.
+        At one instant come services, by number, arrivals before timers; then instances, by kind.
         """
         for s in self.services:
             self.catch_up(s)
@@ -292,10 +172,6 @@ class _Run:
                     events.append((queue.candidate.timer_ns, 1, s, 1, self.timer))
             for k in range(len(self.kinds.max_batch)):
                 events += [(at, 2, k, 0, self.instance_looks) for at in self.looks(k)]
-            if self.window == "adaptive":
-                events.append(
-                    (self.look_before(min([until, *(event[0] for event in events)]), until), 0, 0, 0, self.measure)
-                )
             if not events:
                 return
             at, _, whose, _, happens = min(events, key=lambda event: event[:4])
@@ -316,22 +192,6 @@ class _Run:
             self.form(s)
         elif queue.candidate is not None and queue.candidate.phase is Phase.PENDING and queue.candidate.aim is None:
             self.take_aim(s)
-
-    def look_before(self, at: int, until: int) -> int:
-        """Return when the load is measured next; only the last time before something else happens at `at` counts."""
-        return max(self.next_look, min(at, until - 1) // LOOK_NS * LOOK_NS)
-
-    def measure(self, _: int) -> None:
-        """Look at the load of all services, and judge it anew."""
-        for s in self.services:
-            meter = self.queues[s].meter
-            rate = meter.rate_per_ns(self.now) or 0.0
-            self.queues[s].load = Load(
-                round(rate * 1e9 * MILLION),
-                round(meter.dispersion(self.now) * MILLION),
-            )
-        self.verdicts = Pressure(self.pool, self.queues).verdicts()
-        self.next_look = self.now + LOOK_NS
 
     def may_serve(self, g: int, s: int) -> bool:
         """Say whether an instance serves a service."""
@@ -528,9 +388,8 @@ class _Run:
         """Return the batch that older requests must make room for."""
         if self.drop == "timeout":
             return 1
-        if self.drop == "asked":
-            budget = int(self.pool.slo_ns[s]) - self.pool.response_ns
-            return self.verdicts[s].asked(self.queues[s].load, waiting, budget)
+        if self.asked is not None:
+            return self.asked(s, waiting)
         return self.target(s)
 
     def wanted(self, s: int, b: int, earliest: int, latency: Callable[[int], int], largest: int) -> int:
@@ -559,8 +418,6 @@ class _Run:
         match self.window:
             case "eager":
                 return True
-            case "adaptive":
-                return b >= self.verdicts[s].at_once
             case "target-batch":
                 return b >= self.target(s)
             case "credit":

@@ -120,7 +120,7 @@ def test_bounds_are_those_of_the_mix_and_the_gpus_held() -> None:
 
 def test_bounds_are_those_of_the_lanes_where_sizes_count() -> None:
     lanes = [*SERVICES, SERVICES[0]]
-    score = example().score(HOLDING, NO_OVERHEADS, by_lane=(lanes, np.array([1, 3, 0, 4])))
+    score = example().score(HOLDING, NO_OVERHEADS, by_bucket=(lanes, np.array([1, 3, 0, 4])))
     mix = [0.125, 0.375, 0.0, 0.5]
     assert score.bound_staggered_rps == staggered_rps(lanes, mix, 2.0)
     assert score.bound_fluid_rps == fluid_rps(lanes, mix, 2.0)
