@@ -74,6 +74,15 @@ static void turn_to(i64 *s, i64 present) {
     s[TARGET] = 0;
 }
 
+/* Return the first row in [row, tail) that is not before an instant, or tail. */
+static i64 first_from(const i64 *ns, i64 row, i64 tail, i64 instant) {
+    i64 step = 1;
+    while (row + step <= tail && ns[row + step - 1] < instant) row += step, step *= 2;
+    for (; step > 0; step /= 2)
+        if (row + step <= tail && ns[row + step - 1] < instant) row += step;
+    return row;
+}
+
 static void meter_to(const Work *w, i64 *s, i64 now) {
     i64 row = s[METERED], tail = s[TAIL];
     while (row < tail) {
@@ -83,7 +92,7 @@ static void meter_to(const Work *w, i64 *s, i64 now) {
             turn_to(s, present);
         }
         i64 first = row;
-        while (row < tail && w->ns[row] < s[BIN_END]) row++;
+        row = first_from(w->ns, row, tail, s[BIN_END]);
         s[METER + s[BIN] % SLOTS] += row - first;
     }
     s[METERED] = row;

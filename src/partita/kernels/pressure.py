@@ -151,7 +151,7 @@ def judge(active: NDArray[np.int64], instances: float, w: Work, r: Rules) -> Non
     if busy > 0.0:
         early = 1.0 - _between((instances - busy) / np.sqrt(swings), SHORT, AMPLE)
         crowd = squares / busy
-        if swings / busy / max(1.0, crowd) * (alone / busy) ** 2 >= BURSTING:
+        if swings / busy / max(1.0, crowd) * (alone / busy) * (alone / busy) >= BURSTING:
             waits = 0.0
         elif crowd < CROWD:
             waits = EAGERNESS
