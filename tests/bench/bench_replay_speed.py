@@ -67,14 +67,14 @@ BARE = {"drop": "timeout", "order": "deadline"}
 COMPARED = 300_000
 """Requests whose account by the bare rule is compared with ours."""
 BARE_REACHED = {
-    (1, 8, 0.8): 420e6,
-    (1, 8, 1.2): 100e6,
-    (100, 64, 0.8): 130e6,
-    (100, 64, 1.2): 23e6,
-    (1000, 10_000, 0.8): 120e6,
-    (1000, 10_000, 1.2): 20e6,
+    (1, 8, 0.8): 390e6,
+    (1, 8, 1.2): 90e6,
+    (100, 64, 0.8): 125e6,
+    (100, 64, 1.2): 22e6,
+    (1000, 10_000, 0.8): 117e6,
+    (1000, 10_000, 1.2): 19e6,
 }
-"""Requests a second of the bare rule in docs/measurements.md, to be seen beside those of this machine."""
+"""What the bare rule reached in requests a second, to be seen beside this run: the middle of docs/measurements.md."""
 
 
 @dataclass(frozen=True)
