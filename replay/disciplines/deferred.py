@@ -74,9 +74,17 @@ class Deferred:
         table, first = state.columns, requests.offsets[:-1]
         table[:, columns.ROWS] += (first - table[:, columns.HEAD])[:, np.newaxis]
         work, instances = at_work(table, requests, account, pool)
-        rules = rules_of(pool, self.window)
-        logged = kernel.advance_deferred(
-            work, pool.active, instances, pool.free_at_ns, rules, state.at_ns, until_ns, log
+        logged = kernel.serve(
+            work,
+            pool.active,
+            kernel.room_for(len(table), instances),
+            instances,
+            pool.free_at_ns,
+            rules_of(pool, self.window),
+            state.at_ns,
+            until_ns,
+            log,
+            0,
         )
         waiting, served = settle_account(requests, table[:, columns.HEAD], account, log, logged, pool)
         return DeferredState(waiting, table, until_ns), served

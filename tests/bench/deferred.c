@@ -1,7 +1,7 @@
 /* Deferred batching with all its rules (docs/disciplines.md), as plain C: what compiled Python is measured against.
  *
  * One kind of instances, window `frontrun`, drop `window`, match `both`, the lowest-numbered instance. The arrays are those
- * of `partita.kernels.deferred.advance_deferred`, so that both can be asked for the same account.
+ * of `partita.kernels.deferred.serve`, so that both can be asked for the same account.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@ typedef int64_t i64;
 #define BINS 100
 #define SLOTS (BINS + 1)
 enum { HEAD, SPLIT, TAIL, END, STATUS, BATCH, EXEC_AT, INVALID_AFTER, DUE, SLO, CAP, TARGET, METERED, BIN, FIRST_BIN,
-       BIN_END, TOTAL, SQUARES, LAST_START, METER = 27, AIM = METER + SLOTS, WIDE, COLUMNS };
+       BIN_END, TOTAL, LAST_START, METER = 24, AIM = METER + SLOTS, WIDE, COLUMNS };
 enum { IDLE, WAITING, PENDING, EXPIRED };
 
 typedef struct {
@@ -61,17 +61,24 @@ static inline i64 first_within(Tree t, i64 bound) {
 static void turn_to(i64 *s, i64 present) {
     if (present - s[BIN] >= SLOTS) {
         for (int k = 0; k < SLOTS; k++) s[METER + k] = 0;
-        s[TOTAL] = s[SQUARES] = 0;
+        s[TOTAL] = 0;
     } else
         for (i64 b = s[BIN]; b < present; b++) {
-            i64 full = s[METER + b % SLOTS], falling = s[METER + (b + 1) % SLOTS];
-            s[TOTAL] += full - falling;
-            s[SQUARES] += full * full - falling * falling;
+            s[TOTAL] += s[METER + b % SLOTS] - s[METER + (b + 1) % SLOTS];
             s[METER + (b + 1) % SLOTS] = 0;
         }
     s[BIN] = present;
     s[BIN_END] = (present + 1) * BIN_NS;
     s[TARGET] = 0;
+}
+
+/* Return the first row in [row, tail) that is not before an instant, or tail. */
+static i64 first_from(const i64 *ns, i64 row, i64 tail, i64 instant) {
+    i64 step = 1;
+    while (row + step <= tail && ns[row + step - 1] < instant) row += step, step *= 2;
+    for (; step > 0; step /= 2)
+        if (row + step <= tail && ns[row + step - 1] < instant) row += step;
+    return row;
 }
 
 static void meter_to(const Work *w, i64 *s, i64 now) {
@@ -83,7 +90,7 @@ static void meter_to(const Work *w, i64 *s, i64 now) {
             turn_to(s, present);
         }
         i64 first = row;
-        while (row < tail && w->ns[row] < s[BIN_END]) row++;
+        row = first_from(w->ns, row, tail, s[BIN_END]);
         s[METER + s[BIN] % SLOTS] += row - first;
     }
     s[METERED] = row;

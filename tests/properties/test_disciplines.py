@@ -20,7 +20,6 @@ from oracles.sizes_twin import mean_ns, planned_ns
 from oracles.timeout_twin import TimeoutTwin
 from properties.drawn_sizes import let_sizes_count
 
-from partita.kernels.adaptive import LEADER
 from partita.model.cluster import OptionValue
 from partita.model.load import Arrivals
 from partita.model.service import LatencyCurve
@@ -387,8 +386,8 @@ def test_adaptive_equals_its_twin_under_pressure() -> None:
         for since, until, template in zip((-1, *scenario.ends_ns), scenario.ends_ns, scenario.pools, strict=False):
             pool = replace(template, free_at_ns=template.free_at_ns.copy())
             state, _ = kernel.advance(state, between(scenario.arrivals, since, until), pool, until)
-            tried.append(bool(state.memory.shares.any()))
-            followed.append(int(state.memory.notes[LEADER]))
+            tried.append(bool(any(state.ranking.worse)))
+            followed.append(state.ranking.leader)
 
     holds()
     assert np.mean(tried) > 0.3, "in too few scenarios rules were tried"

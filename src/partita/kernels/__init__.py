@@ -57,6 +57,16 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
     return _compiled(function, forceinline=True)
 
 
+def entrance(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile like `lean` what Python itself calls.
+
+    Each function is compiled again with all that it calls, so one with reference counts around a lean one costs
+    seconds. What the kernel needs is therefore allocated by Python.
+    """
+    compiled: Any = njit(cache=True, error_model="numpy", _nrt=False, no_cfunc_wrapper=True)(function)  # type: ignore[call-overload]
+    return compiled
+
+
 def callable_from_python(function: Callable[P, R]) -> Callable[P, R]:
     """Return a lean function so that Python can call it, as tests do."""
 

@@ -24,10 +24,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels import NEVER, inlined, lean
+from partita.kernels import NEVER, entrance, inlined, lean
 from partita.kernels.batches import Batches, answer, note
 from partita.kernels.candidates import (
     CREDITED,
@@ -66,18 +65,16 @@ from partita.kernels.columns import (
 )
 from partita.kernels.instances import (
     Instances,
-    cut_down,
     earliest,
     first_free_at,
     free_of,
-    grow_forest,
     lowest_within,
     occupy,
     run_ns,
 )
-from partita.kernels.metering import meter_to
+from partita.kernels.metering import count_arrivals
 from partita.kernels.sizes import largest_place
-from partita.kernels.tournament import grow, put, smallest
+from partita.kernels.tournament import empty_trees, put, smallest
 
 BOTH, SERVICE_ONLY, INSTANCE_ONLY = 0, 1, 2
 """Who looks for the other: services at their send time and instances that come free; or only one of them."""
@@ -122,9 +119,10 @@ def _urgency(s: int, now: int, w: Work, r: Rules) -> int:
 
 
 @inlined
-def _rank(s: int, waits: bool, now: int, w: Work, q: Queue, p: Instances, r: Rules) -> None:
-    """Enter a service among the pending, or take it out."""
+def _rank(s: int, now: int, w: Work, q: Queue, p: Instances, r: Rules) -> None:
+    """Enter a service among the pending if it is, or take it out."""
     kinds = q.forest.shape[0]
+    waits = w.state[s, STATUS] == PENDING
     key = _urgency(s, now, w, r) if waits else NEVER
     longest = -lead(s, w, r) if waits else NEVER
     for k in range(kinds):
@@ -142,6 +140,17 @@ def _look_at(k: int, now: int, q: Queue, r: Rules) -> int:
         return NEVER
     longest = -q.trees[URGENT + q.forest.shape[0] + k, 1] if r.data_ns > 0 else r.control_ns
     return max(now, free - longest)
+
+
+@inlined
+def _first_to_look(now: int, q: Queue, r: Rules) -> tuple[int, int]:
+    """Return the kind whose earliest free instance looks for a pending service first, and when it does."""
+    kind, first = 0, _look_at(0, now, q, r)
+    for k in range(1, q.forest.shape[0]):
+        at = _look_at(k, now, q, r)
+        if at < first:
+            kind, first = k, at
+    return kind, first
 
 
 @inlined
@@ -208,28 +217,65 @@ def _most_urgent(k: int, now: int, horizon: int, w: Work, q: Queue, p: Instances
     """Take the pending service that a kind's earliest free instance should serve; -1 if all come too late."""
     while q.trees[URGENT + k, 1] < NEVER:
         s = smallest(q.trees[URGENT + k])
-        _rank(s, False, now, w, q, p, r)
+        w.state[s, STATUS] = EXPIRED  # or it is formed anew after the grant
+        _rank(s, now, w, q, p, r)
         if w.state[s, INVALID_AFTER] >= q.forest[k, 1] or r.drop == NO_DROP:
             return s
-        w.state[s, STATUS] = EXPIRED
         put(q.trees[EVENTS], s, settle_apart(s, horizon, w, r))
     return -1
 
 
 @lean
-def _run(w: Work, q: Queue, p: Instances, r: Rules, since: int, until: int, log: Batches, logged: int) -> int:
-    """Run the event loop; return the number of batches logged."""
-    kinds, now = q.forest.shape[0], since
+def _plant(q: Queue, free_at: NDArray[np.int64], p: Instances) -> None:
+    """Enter when each instance is free into the forest, and clear the trees over services."""
+    kinds, nodes = q.forest.shape
+    for k in range(kinds):
+        for g in range(free_at.shape[0]):
+            q.forest[k, nodes // 2 + g] = free_at[g] if p.kind[g] == k else NEVER
+        for node in range(nodes // 2 - 1, 0, -1):
+            q.forest[k, node] = min(q.forest[k, 2 * node], q.forest[k, 2 * node + 1])
+    for tree in range(q.trees.shape[0]):
+        for node in range(q.trees.shape[1]):
+            q.trees[tree, node] = NEVER
+
+
+@entrance
+def serve(
+    w: Work,
+    active: NDArray[np.int64],
+    q: Queue,
+    p: Instances,
+    free_at: NDArray[np.int64],
+    r: Rules,
+    since: int,
+    until: int,
+    log: Batches,
+    logged: int,
+) -> int:
+    """Serve the pool from `since`, where it was left, until `until`; return the number of batches logged.
+
+    `active` lists the services of the pool; `free_at` has one entry an instance and is moved forward in place; the log
+    holds `logged` batches already. What arrives from `until` on is not touched.
+    """
+    now = since
+    _plant(q, free_at, p)
+    for k in range(active.shape[0]):
+        s = active[k]
+        tail = w.state[s, TAIL]
+        while tail < w.state[s, END] and w.ns[tail] < since:  # arrived while the pool did not serve the service
+            tail += 1
+        if tail > w.state[s, TAIL]:
+            w.state[s, TAIL] = tail
+            form(s, since, w, r)
+        if w.state[s, STATUS] == PENDING and r.match != SERVICE_ONLY:
+            _rank(s, since, w, q, p, r)
+        put(q.trees[EVENTS], s, settle_apart(s, until, w, r))
     while True:
-        kind, look_at = 0, _look_at(0, now, q, r)
-        for k in range(1, kinds):
-            at = _look_at(k, now, q, r)
-            if at < look_at:
-                kind, look_at = k, at
+        kind, look_at = _first_to_look(now, q, r)
         due = q.trees[EVENTS, 1]
         first = min(due, look_at)
         if first >= until:
-            return logged
+            break
         now = max(now, first)
         pending = False
         if due <= look_at:
@@ -248,65 +294,17 @@ def _run(w: Work, q: Queue, p: Instances, r: Rules, since: int, until: int, log:
         if r.match != SERVICE_ONLY:
             if pending and w.state[s, STATUS] == WAITING and w.state[s, DUE] <= now:
                 _await(s, now, w, r)
-            waits = w.state[s, STATUS] == PENDING
-            if waits or pending:
-                _rank(s, waits, now, w, q, p, r)
+            if pending or w.state[s, STATUS] == PENDING:
+                _rank(s, now, w, q, p, r)
         put(q.trees[EVENTS], s, settle(s, until, w, r))
+    for k in range(active.shape[0]):
+        count_arrivals(active[k], w)  # the rows have other numbers in the next advance
+    for g in range(free_at.shape[0]):
+        free_at[g] = free_of(q.forest, p, g)
+    return logged
 
 
-@lean
-def _catch_up(s: int, since: int, w: Work, r: Rules) -> None:
-    """Take in what arrived before the advance began, while the pool did not serve the service."""
-    tail = w.state[s, TAIL]
-    while tail < w.state[s, END] and w.ns[tail] < since:
-        tail += 1
-    if tail > w.state[s, TAIL]:
-        w.state[s, TAIL] = tail
-        form(s, since, w, r)
-
-
-@njit(cache=True)
-def serve(
-    w: Work,
-    active: NDArray[np.int64],
-    p: Instances,
-    free_at: NDArray[np.int64],
-    r: Rules,
-    since: int,
-    until: int,
-    log: Batches,
-    logged: int,
-) -> int:
-    """Serve the pool from `since` until `until`, whatever has arrived since; return the number of batches logged."""
+def room_for(services: int, p: Instances) -> Queue:
+    """Make the trees in which so many services and these instances meet."""
     kinds = p.max_batch.shape[0]
-    trees = np.full((1 + 2 * kinds, grow(w.state[:, 0]).shape[0]), NEVER, np.int64)
-    q = Queue(grow_forest(free_at, p), trees)
-    for k in range(active.shape[0]):
-        _catch_up(active[k], since, w, r)
-        if w.state[active[k], STATUS] == PENDING and r.match != SERVICE_ONLY:
-            _rank(active[k], True, since, w, q, p, r)
-        put(q.trees[EVENTS], active[k], settle_apart(active[k], until, w, r))
-    logged = _run(w, q, p, r, since, until, log, logged)
-    cut_down(q.forest, p, free_at)
-    return logged
-
-
-@njit(cache=True)
-def advance_deferred(
-    w: Work,
-    active: NDArray[np.int64],
-    p: Instances,
-    free_at: NDArray[np.int64],
-    r: Rules,
-    since: int,
-    until: int,
-    log: Batches,
-) -> int:
-    """Serve the pool from `since`, where the last advance ended, until `until`; return the number of batches logged.
-
-    `active` lists the services of the pool; `free_at` has one entry an instance and is moved forward in place.
-    """
-    logged = serve(w, active, p, free_at, r, since, until, log, 0)
-    for k in range(active.shape[0]):
-        meter_to(active[k], 0, w)  # the rows have other numbers in the next advance
-    return logged
+    return Queue(empty_trees(kinds, p.kind.shape[0]), empty_trees(1 + 2 * kinds, services))

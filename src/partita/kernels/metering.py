@@ -42,8 +42,22 @@ def _turn_to(s: int, present: int, w: Work) -> None:
 
 
 @lean
-def meter_to(s: int, now: int, w: Work) -> None:
-    """Count the arrivals taken in so far, and complete the bins that lie before `now`."""
+def _first_from(w: Work, row: int, tail: int, instant: int) -> int:
+    """Return the first row in ``[row, tail)`` that is not before an instant, or `tail`, by strides that double."""
+    stride = 1
+    while row + stride <= tail and w.ns[row + stride - 1] < instant:
+        row += stride
+        stride *= 2
+    while stride > 0:
+        if row + stride <= tail and w.ns[row + stride - 1] < instant:
+            row += stride
+        stride //= 2
+    return row
+
+
+@lean
+def count_arrivals(s: int, w: Work) -> None:
+    """Count the arrivals taken in so far."""
     row, tail = w.state[s, METERED], w.state[s, TAIL]
     while row < tail:
         if w.ns[row] >= w.state[s, BIN_END]:
@@ -51,11 +65,16 @@ def meter_to(s: int, now: int, w: Work) -> None:
             if w.state[s, FIRST_BIN] < 0:
                 w.state[s, FIRST_BIN] = w.state[s, BIN] = present
             _turn_to(s, present, w)
-        first, end = row, w.state[s, BIN_END]
-        while row < tail and w.ns[row] < end:
-            row += 1
+        first = row
+        row = _first_from(w, row, tail, w.state[s, BIN_END])
         w.state[s, METER + w.state[s, BIN] % SLOTS] += row - first
     w.state[s, METERED] = row
+
+
+@lean
+def meter_to(s: int, now: int, w: Work) -> None:
+    """Count the arrivals taken in so far, and complete the bins that lie before `now`."""
+    count_arrivals(s, w)
     if now >= w.state[s, BIN_END] and w.state[s, FIRST_BIN] >= 0:
         _turn_to(s, now // BIN_NS, w)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels import NEVER, lean
+from partita.kernels import NEVER, entrance, lean
 from partita.kernels.batches import DROPPED, QUEUED
 
 OFFERED, GOOD, LATE, DROPPED_COUNT = 0, 1, 2, 3
@@ -53,7 +53,7 @@ def _class_of(ns: int) -> int:
     return k + 1 if ns >= _FIRST[k + 1] else k
 
 
-@njit(cache=True)
+@entrance
 def tally(
     ns: NDArray[np.int64],
     offsets: NDArray[np.int64],
@@ -113,10 +113,6 @@ def add_per_second(
                 counts[s, (ns[row] - since) // 1_000_000_000] += 1
 
 
-@njit(cache=True)
 def busy_ns(start: NDArray[np.int64], finish: NDArray[np.int64], since: int, until: int) -> int:
-    """Return how long these batches kept instances busy between two instants."""
-    total = 0
-    for k in range(start.shape[0]):
-        total += max(0, min(finish[k], until) - max(start[k], since))
-    return total
+    """Return how long these batches kept instances busy between two instants; too little to be compiled for."""
+    return int(np.maximum(np.minimum(finish, until) - np.maximum(start, since), 0).sum())

@@ -27,6 +27,11 @@ def grow(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     return tree
 
 
+def empty_trees(count: int, leaves: int) -> NDArray[np.int64]:
+    """Make so many trees, ``(trees, nodes)``, without a key; from Python, which need not be compiled for it."""
+    return np.full((count, 2 << max(0, leaves - 1).bit_length()), NEVER)
+
+
 @inlined
 def put(tree: NDArray[np.int64], leaf: int, key: int) -> None:
     """Give a leaf a new key."""

@@ -103,5 +103,5 @@ def dressed(figure: go.Figure, *, height: int, unified: bool = True, top: int = 
     # Ticks that nobody sees keep the two labels at the origin apart.
     axes = {"automargin": True, "gridcolor": GRID, "zeroline": False, "ticks": "outside", "tickcolor": "rgba(0,0,0,0)"}
     figure.update_xaxes(**axes, ticklen=6)
-    figure.update_yaxes(**axes, ticklen=6)
+    figure.update_yaxes(**axes, ticklen=6, title_standoff=10)  # else a title stands against the longest label
     return figure
