@@ -6,7 +6,6 @@ they stood, served once more.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 
@@ -84,7 +83,8 @@ class AdaptiveTwin:
                 last = (min(until_ns - 1, _next(state, pool)) // length) * length
                 state.at_ns = max(state.at_ns, last)
                 _measure(state, pool)
-                state.step = Step(state.at_ns, deepcopy(state.queues), list(free_at), list(state.load))
+                queues = [queue.copy() for queue in state.queues]
+                state.step = Step(state.at_ns, queues, list(free_at), list(state.load))
             end = min(until_ns, (state.at_ns // length + 1) * length)
             dropped = _dropped(present)
             run = _run(state.leader, state.queues, pool, free_at, state.at_ns, state.load)
@@ -179,7 +179,7 @@ def _follow(state: AdaptiveTwinState, rule: int) -> None:
 
 def _try(rule: int, step: Step, pool: Pool, until: int) -> float | None:
     """Serve the step once more; return the share of bad requests among those whose time has run out."""
-    queues = deepcopy(step.queues)
+    queues = [queue.copy() for queue in step.queues]
     due = [
         (request, int(pool.slo_ns[s]))
         for s in pool.active

@@ -7,7 +7,7 @@ nothing with the kernels but the protocol `partita.ports.Discipline` and the has
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -83,6 +83,12 @@ class Queue:
     candidate: Candidate | None = None
     last_start_ns: int | None = None
     credit_ns: int = 0
+
+    def copy(self) -> Queue:
+        """Return a queue of its own that stands as this one does."""
+        lists = ([replace(request) for request in part] for part in (self.coming, self.prefix, self.suffix))
+        candidate = None if self.candidate is None else replace(self.candidate)
+        return Queue(*lists, Meter(dict(self.meter.counts)), candidate, self.last_start_ns, self.credit_ns)
 
     def riders(self) -> list[Request]:
         """Return those taken in, oldest first."""

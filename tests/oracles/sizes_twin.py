@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from partita.kernels import callable_from_python
 from partita.kernels.instances import Instances
 from partita.kernels.instances import run_ns as lean_run_ns
-from partita.ports import Pool
+from partita.ports import ExactSizes, Pool
 
 run_ns = callable_from_python(lean_run_ns)
 
@@ -23,11 +24,17 @@ def counts(pool: Pool, s: int) -> bool:
 def takes(pool: Pool, table: NDArray[np.int64], s: int, b: int, sizes: Iterable[float]) -> int:
     """Return what a batch of b takes with inputs of these sizes, by a table of ``(services, edges, batches)``."""
     assert pool.sizes is not None
-    known = pool.sizes.edges[s][np.isfinite(pool.sizes.edges[s])]
-    place = float(np.interp(np.float32(max(sizes)), known, np.arange(len(known))))
-    low, high = int(place), min(int(place) + 1, len(known) - 1)
-    below, above = int(table[s, low, b]), int(table[s, high, b])
+    place, last = _place(pool.sizes, s, max(sizes))
+    low = int(place)
+    below, above = int(table[s, low, b]), int(table[s, min(low + 1, last), b])
     return below + int((above - below) * (place - low))
+
+
+@lru_cache(maxsize=10_000)
+def _place(sizes: ExactSizes, s: int, size: float) -> tuple[float, int]:
+    """Return where a size lies among the edges, and the place of the last edge."""
+    known = sizes.edges[s][np.isfinite(sizes.edges[s])]
+    return float(np.interp(np.float32(size), known, np.arange(len(known)))), len(known) - 1
 
 
 def mean_ns(pool: Pool, g: int, s: int, b: int, sizes: Iterable[float]) -> int:

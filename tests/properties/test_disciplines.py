@@ -376,7 +376,7 @@ def test_adaptive_equals_its_twin_under_pressure() -> None:
     kernel, twin = TWINS["adaptive"]
     tried, followed = [], []
 
-    @examples
+    @settings(examples, max_examples=max(12, EXAMPLES // 3))  # seconds of load, in plain Python
     @given(pressed())
     def holds(scenario: Scenario) -> None:
         run = play(kernel, scenario)
