@@ -28,9 +28,11 @@ demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=f
 demo-live: $(CORE) $(TRITON) ## control a real Triton server under a changing load, and compare with replay (Linux x86-64)
 	@$(BIN)/partita demo-live $(if $(TRACE),--trace "$$TRACE")
 
-# Tests that only compute run on all cores; those with servers and clocks of their own run one at a time.
-PURE := tests/unit tests/properties tests/golden tests/contracts
-SERVED := $(filter-out tests/bench tests/gpu $(PURE),$(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
+# Tests that only compute run on all cores; those that start commands and databases of their own on two, file by file;
+# those in which requests must be answered in time run one at a time.
+PURE := tests/unit tests/properties tests/golden
+STARTED := tests/e2e tests/contracts tests/postgres tests/crash
+TIMED := $(filter-out tests/bench tests/gpu $(PURE) $(STARTED),$(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))
 
 install: $(CORE) ## install the core into .venv, for use as .venv/bin/partita
 
@@ -38,12 +40,13 @@ triton: $(TRITON) ## install a Triton server for the CPU into .venv-triton (Linu
 
 test: lint $(TEST) try-triton ## lint, then run every test that takes no more than a few seconds
 	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(PURE)
-	@$(BIN)/python -m pytest -q -m "not slow" $(SERVED)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(STARTED)
+	@$(BIN)/python -m pytest -q -m "not slow" $(TIMED)
 
 test-all: export PARTITA_EXAMPLES ?= 200
 test-all: lint $(TEST) try-triton ## lint, then run the slow tests too, and more examples of each property
 	@$(BIN)/python -m pytest -q -n auto $(PURE)
-	@$(BIN)/python -m pytest -q $(SERVED)
+	@$(BIN)/python -m pytest -q $(STARTED) $(TIMED)
 
 browser: $(BROWSER) ## open the reports in Chromium, wide and narrow, light and dark (PARTITA_SCREENSHOTS=folder keeps pictures)
 	@$(BIN)/python -m pytest -q tests/browser
