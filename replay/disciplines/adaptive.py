@@ -37,11 +37,11 @@ RIVALS = 2
 
 STEP_NS = 500_000_000
 """Steps are whole multiples of this, and at least two of the longest SLO."""
-CALM = 0.001
+CALM = 0.002
 """Share of the requests that may be lost in a step before anything is tried."""
 WEIGHT = 0.3
 """Weight of the newest trial in what is known of a rule."""
-CLEARLY, AT_LEAST = 0.15, 0.0005
+CLEARLY, AT_LEAST = 0.15, 0.002
 """A rival takes over if it loses so much less: as a share of what the rule in charge loses, and of all requests."""
 CONFIRMED, LONGEST_PAUSE = 4, 8
 """After so many trials that changed nothing, the next ones are twice as many steps apart, up to so many."""

@@ -140,7 +140,7 @@ def _run(rule: int, queues: list[Queue], pool: Pool, free_at: list[int], since: 
 def _end(state: AdaptiveTwinState, step: Step, pool: Pool) -> None:
     """Learn from a step that has ended."""
     arrived = sum(len(step.queues[s].coming) - len(state.queues[s].coming) for s in pool.active)
-    if state.leader == 0 and step.lost <= 0.001 * arrived:
+    if state.leader == 0 and step.lost <= 0.002 * arrived:
         state.worse = [share * 0.7 for share in state.worse]
         state.own *= 0.7
         state.unchanged = state.pause = 0
@@ -163,9 +163,9 @@ def _end(state: AdaptiveTwinState, step: Step, pool: Pool) -> None:
     state.unchanged += 1
     least = min(state.worse)
     best = state.leader if state.worse[state.leader] == least else state.worse.index(least)
-    if state.worse[best] < -max(0.15 * state.own, 0.0005):
+    if state.worse[best] < -max(0.15 * state.own, 0.002):
         _follow(state, best)
-    elif state.own <= 0.001 and state.worse[0] <= 0.0005:
+    elif state.own <= 0.002 and state.worse[0] <= 0.002:
         _follow(state, 0)
     state.pause = min(8, 2 ** (state.unchanged // 4)) - 1
 

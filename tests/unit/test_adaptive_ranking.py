@@ -42,9 +42,9 @@ def test_rivals_take_turns_without_the_one_in_charge() -> None:
 
 def test_nothing_is_tried_while_the_first_rule_loses_nothing() -> None:
     ranking = Ranking(own=0.01, worse=[0.0, 0.1, 0.0, 0.0, 0.0], unchanged=9, pause=3)
-    assert not ranking.wants_a_trial(lost=1, arrived=1000)
+    assert not ranking.wants_a_trial(lost=2, arrived=1000)
     assert (ranking.own, ranking.worse[1]) == pytest.approx((0.007, 0.07))
-    assert ranking.wants_a_trial(lost=2, arrived=1000), "the pause is over with the calm"
+    assert ranking.wants_a_trial(lost=3, arrived=1000), "the pause is over with the calm"
 
 
 def test_another_rule_is_tried_even_where_nothing_is_lost() -> None:
