@@ -140,6 +140,8 @@ def _run(rule: int, queues: list[Queue], pool: Pool, free_at: list[int], since: 
 def _end(state: AdaptiveTwinState, step: Step, pool: Pool) -> None:
     """Learn from a step that has ended."""
     arrived = sum(len(step.queues[s].coming) - len(state.queues[s].coming) for s in pool.active)
+    if arrived == 0:
+        return
     if state.leader == 0 and step.lost <= 0.001 * arrived:
         state.worse = [share * 0.7 for share in state.worse]
         state.own *= 0.7
