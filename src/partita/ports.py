@@ -218,14 +218,15 @@ class ExactSizes:
     def places(self, arrivals: Arrivals) -> NDArray[np.float64]:
         """Return where each request's size lies: 0 up to the first edge, 1.5 half-way from the second to the third.
 
-        It is -1 where sizes do not count.
+        It is -1 where sizes do not count. A size that nobody logged (NaN) is one of the largest.
         """
         places = np.full(len(arrivals), -1.0)
         for s, edges in enumerate(self.edges):
             known = edges[np.isfinite(edges)]
             if len(known):
                 rows = slice(arrivals.offsets[s], arrivals.offsets[s + 1])
-                places[rows] = np.interp(arrivals.size[rows], known, np.arange(len(known)))
+                sizes = np.nan_to_num(arrivals.size[rows], nan=known[-1])
+                places[rows] = np.interp(sizes, known, np.arange(len(known)))
         return places
 
 
