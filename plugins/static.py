@@ -37,7 +37,7 @@ def propose_capacity(
     options: Mapping[str, OptionValue],
     memory: object,
 ) -> Proposal:
-    """Hold the same number of GPUs at every tick; it is computed once and then remembered."""
+    """Hold the same number of GPUs at every tick, or more once those that are held turn out to give less."""
     peaks = _peaks(services, options)
     if not peaks:
         return Proposal(Capacity(len(inventory), firm=True), f"no peak is given: hold all {len(inventory)} GPUs")
@@ -50,6 +50,8 @@ def propose_capacity(
         case _:
             rates = [peaks.get(s.name, 0.0) for s in services]
             needed = gpus_for(services, rates, cut, overheads, utilisation=utilisation)
+            if isinstance(memory, Mapping) and isinstance(before := memory.get("gpus"), int):
+                needed = max(needed, before)  # where GPUs differ, what they give on average hangs on how many are held
     size = "1 GPU" if needed == 1 else f"{needed} GPUs"
     wanted = f"the peak of {sum(peaks.values()):,.1f} requests/s needs {size} at {utilisation * 100:.0f} % utilisation"
     limit = f", the cluster has {len(inventory)}" if needed > len(inventory) else ""

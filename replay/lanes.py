@@ -82,7 +82,8 @@ class Lanes:
             if s in self._exact:
                 rows = slice(inside.offsets[first], inside.offsets[last])
                 edges = self._edges[s]
-                place = np.interp(inside.size[rows][counted[rows]], edges, np.arange(len(edges)))
+                sizes = np.nan_to_num(inside.size[rows][counted[rows]], nan=edges[-1])
+                place = np.interp(sizes, edges, np.arange(len(edges)))
                 below = np.minimum(place.astype(np.int64), len(edges) - 2)
                 above = np.rint((place - below) * MILLION).astype(np.int64)
                 parts[-1] = np.zeros(len(edges), np.int64)

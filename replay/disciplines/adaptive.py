@@ -2,7 +2,7 @@
 
 Time is cut into steps. At the end of a step in which requests were lost, the rule that was in charge and some of its
 rivals serve the step's requests once more, each from the queues and instances as they were when it began. A rival that
-would have lost clearly less, over several such trials, is in charge from then on. Where nothing is lost, nothing is
+would have lost clearly less, on average over its trials, is in charge from then on. Where nothing is lost, nothing is
 tried. docs/disciplines.md has the rules, and why they are enough.
 """
 
@@ -64,7 +64,13 @@ class Ranking:
     """Steps until the next trial."""
 
     def wants_a_trial(self, lost: int, arrived: int) -> bool:
-        """Say whether a step in which so many were lost is to be tried; where nothing is, what is known fades."""
+        """Say whether a step in which so many were lost is to be tried; where nothing is, what is known fades.
+
+        One without arrivals says nothing: silences are passed over, and how many steps of them are seen hangs on how
+        time is cut.
+        """
+        if arrived == 0:
+            return False
         if self.leader == 0 and lost <= CALM * arrived:
             self.worse = [share * (1.0 - WEIGHT) for share in self.worse]
             self.own *= 1.0 - WEIGHT
@@ -106,7 +112,7 @@ class Ranking:
 
 @dataclass(slots=True, eq=False)
 class Step:
-    """How all stood when the present step began, and how many requests have been dropped since."""
+    """How all stood when the present step began, and how many requests have been lost since."""
 
     since_ns: int
     table: NDArray[np.int64]

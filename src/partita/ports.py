@@ -205,8 +205,8 @@ class ExactSizes:
     alone stand at services whose sizes do not count. `planned_ns`, ``(1 + kinds, services, edges, batches)``, is what a
     discipline that knows the sizes counts on: on the slowest kind first, then on each kind; `run_ns`, ``(kinds,
     services, edges, batches)``, is the mean of what a batch takes. `max_batch` (by service) and `max_batch_of`,
-    ``(kinds, services)``, are the largest batches of the smallest inputs. Between two edges latency is linear, below
-    the first it is the first one's.
+    ``(kinds, services)``, are the largest batches of the smallest inputs. Between two edges latency is linear (and
+    infeasible where it is at the upper one), below the first it is the first one's.
     """
 
     edges: NDArray[np.float64]
@@ -218,14 +218,15 @@ class ExactSizes:
     def places(self, arrivals: Arrivals) -> NDArray[np.float64]:
         """Return where each request's size lies: 0 up to the first edge, 1.5 half-way from the second to the third.
 
-        It is -1 where sizes do not count.
+        It is -1 where sizes do not count. A size that nobody logged (NaN) is one of the largest.
         """
         places = np.full(len(arrivals), -1.0)
         for s, edges in enumerate(self.edges):
             known = edges[np.isfinite(edges)]
             if len(known):
                 rows = slice(arrivals.offsets[s], arrivals.offsets[s + 1])
-                places[rows] = np.interp(arrivals.size[rows], known, np.arange(len(known)))
+                sizes = np.nan_to_num(arrivals.size[rows], nan=known[-1])
+                places[rows] = np.interp(sizes, known, np.arange(len(known)))
         return places
 
 

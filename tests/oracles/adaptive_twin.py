@@ -86,12 +86,12 @@ class AdaptiveTwin:
                 queues = [queue.copy() for queue in state.queues]
                 state.step = Step(state.at_ns, queues, list(free_at), list(state.load))
             end = min(until_ns, (state.at_ns // length + 1) * length)
-            dropped = _dropped(present)
+            lost = _lost(present, pool)
             run = _run(state.leader, state.queues, pool, free_at, state.at_ns, state.load)
             run.until(end)
             free_at, batches, state.at_ns = run.free_at, batches + run.batches, end
             if state.step is not None:
-                state.step.lost += _dropped(present) - dropped
+                state.step.lost += _lost(present, pool) - lost
                 if end % length == 0:
                     _end(state, state.step, pool)
                     state.step = None
@@ -121,8 +121,12 @@ def _measure(state: AdaptiveTwinState, pool: Pool) -> None:
         state.load[s] = round(rate * 1e9 * MILLION)
 
 
-def _dropped(present: list[list[Request]]) -> int:
-    return sum(request.finish_ns == -1 for requests in present for request in requests)
+def _lost(present: list[list[Request]], pool: Pool) -> int:
+    """Count the requests that were dropped, or whose answer is too late."""
+    settled = (
+        (r, int(slo)) for requests, slo in zip(present, pool.slo_ns, strict=True) for r in requests if r.finish_ns
+    )
+    return sum(request.finish_ns < 0 or request.finish_ns >= request.ns + slo for request, slo in settled)
 
 
 def _run(rule: int, queues: list[Queue], pool: Pool, free_at: list[int], since: int, load: list[int]) -> Run:
@@ -140,6 +144,8 @@ def _run(rule: int, queues: list[Queue], pool: Pool, free_at: list[int], since: 
 def _end(state: AdaptiveTwinState, step: Step, pool: Pool) -> None:
     """Learn from a step that has ended."""
     arrived = sum(len(step.queues[s].coming) - len(state.queues[s].coming) for s in pool.active)
+    if arrived == 0:
+        return
     if state.leader == 0 and step.lost <= 0.002 * arrived:
         state.worse = [share * 0.7 for share in state.worse]
         state.own *= 0.7

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.kernels import callable_from_python
+from partita.kernels import INFEASIBLE_NS, callable_from_python
 from partita.kernels.instances import Instances
 from partita.kernels.instances import run_ns as lean_run_ns
 from partita.ports import ExactSizes, Pool
@@ -27,6 +27,8 @@ def takes(pool: Pool, table: NDArray[np.int64], s: int, b: int, sizes: Iterable[
     place, last = _place(pool.sizes, s, max(sizes))
     low = int(place)
     below, above = int(table[s, low, b]), int(table[s, min(low + 1, last), b])
+    if place > low and above >= INFEASIBLE_NS:
+        return above
     return below + int((above - below) * (place - low))
 
 

@@ -166,10 +166,11 @@ def _instants(draw: st.DrawFn, grid: int, span_ms: int) -> NDArray[np.int64]:
 
 
 @st.composite
-def pressed(draw: st.DrawFn) -> Scenario:
+def pressed(draw: st.DrawFn, *, silence_ms: int = 0) -> Scenario:
     """Make up several seconds of a load that keeps a pool about as busy as it can be, half-way a pool of another size.
 
-    Times are such that a few hundred requests a second do, so that plain Python can follow.
+    In the middle nobody comes for `silence_ms`. Times are such that a few hundred requests a second do, so that plain
+    Python can follow.
     """
     services, grid = draw(st.integers(1, 4)), draw(st.sampled_from([1, MS // 2, 5 * MS]))
     begin = draw(st.sampled_from([0, 1_763_900_000_000_000_000])) + draw(st.sampled_from([0, 123_456_789]))
@@ -201,8 +202,10 @@ def pressed(draw: st.DrawFn) -> Scenario:
     busy = draw(st.floats(0.5, 1.5)) * len(pool.number) / services
     each = [int(pool.latency_ns[s, b]) / b for s, b in enumerate((np.array(largest) + 1) // 2)]
     per_service = [_renewals(draw, busy / ns, begin, end) // grid * grid for ns in each]
-    looks = st.sampled_from([at for at in range(begin // HALF * HALF, end, HALF) if at > begin])
-    cuts = _cuts(begin, end, grid) | looks  # the load is measured at whole half seconds
+    per_service = [np.where(ns > (begin + end) // 2, ns + silence_ms * MS, ns) for ns in per_service]
+    end += silence_ms * MS
+    steps = st.sampled_from([at for at in range(begin // HALF * HALF, end, HALF) if at > begin])
+    cuts = _cuts(begin, end, grid) | steps  # they end at whole half seconds
     ends = sorted({end, *(draw(cuts) for _ in range(draw(st.integers(0, 4))))})
     offsets = np.concatenate(([0], np.cumsum([len(ns) for ns in per_service]))).astype(np.int64)
     change = draw(st.integers(0, len(ends)))
@@ -405,6 +408,19 @@ def test_cutting_time_changes_nothing(name: str) -> None:
         run = play(kernel, scenario)
         assert_lawful(run, scenario)
         assert_same(run, play(kernel, scenario, cut=False))
+
+    holds()
+
+
+def test_cutting_time_changes_nothing_under_pressure() -> None:
+    """What adaptive batching has learned does not hang on how often it is asked, not even in a silence."""
+    kernel, _ = TWINS["adaptive"]
+
+    @examples
+    @given(pressed(silence_ms=4_000))
+    def holds(scenario: Scenario) -> None:
+        unchanged = replace(scenario, pools=scenario.pools[:1] * len(scenario.ends_ns))
+        assert_same(play(kernel, unchanged), play(kernel, unchanged, cut=False))
 
     holds()
 

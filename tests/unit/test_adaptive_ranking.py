@@ -1,5 +1,6 @@
 """What adaptive batching makes of its trials: who is in charge, and when the next trial is."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -45,6 +46,15 @@ def test_nothing_is_tried_while_the_first_rule_loses_nothing() -> None:
     assert not ranking.wants_a_trial(lost=2, arrived=1000)
     assert (ranking.own, ranking.worse[1]) == pytest.approx((0.007, 0.07))
     assert ranking.wants_a_trial(lost=3, arrived=1000), "the pause is over with the calm"
+
+
+@pytest.mark.parametrize("leader", [0, 3])
+def test_a_step_without_arrivals_says_nothing(leader: int) -> None:
+    """How many of them there are hangs on how time is cut: a silence is passed over at once if nobody looks."""
+    ranking = Ranking(leader=leader, own=0.01, worse=[0.02] * 5, unchanged=9, pause=3)
+    before = replace(ranking, worse=[*ranking.worse])
+    assert not ranking.wants_a_trial(lost=0, arrived=0)
+    assert ranking == before
 
 
 def test_another_rule_is_tried_even_where_nothing_is_lost() -> None:

@@ -297,6 +297,21 @@ class TestAdaptive:
         bad = {d.name: _bad_rate(d, loads, case, since_ms=10_000) for d in (Adaptive(), Eager())}
         assert bad["adaptive"] < 0.3 * bad["eager"]
 
+    def test_what_it_learned_does_not_hang_on_how_often_a_silence_is_looked_at(self) -> None:
+        case, pressed = Case(free_ms=[0] * 8, slo_ms=[25] * 10), 3_000
+        ns = [_ns(ms) for ms in _poisson(10, 0.38, pressed)]
+        arrivals = Arrivals(np.concatenate(ns), np.cumsum([0, *map(len, ns)]), np.zeros(sum(map(len, ns)), np.float32))
+
+        def learned(*ends_ms: int) -> Any:
+            pool, state, coming = case.pool({}), Adaptive().initial_state(10), arrivals
+            for end_ms in ends_ms:
+                state, _ = Adaptive().advance(state, coming, pool, end_ms * MS)
+                coming = Arrivals.empty(10)
+            return state.ranking
+
+        assert learned(9_000).own > 0, "something is known"
+        assert learned(*range(pressed, 9_001, 200)) == learned(9_000)
+
 
 def _poisson(services: int, per_ms: float, span_ms: float) -> list[NDArray[np.float64]]:
     rng = np.random.default_rng(5)

@@ -67,6 +67,13 @@ def test_between_two_edges_latency_is_linear() -> None:
     assert took.tolist() == [18, 15, 12, 24, 12]
 
 
+@pytest.mark.parametrize("discipline", [Deferred(), Eager(), Adaptive()], ids=lambda d: d.name)
+def test_a_size_that_nobody_logged_counts_as_the_largest(discipline: Discipline) -> None:
+    """Two take 4 · 2 + 20 ms then, not the 2 · 2 + 10 of the one that is known."""
+    served = serve(discipline, (0, 100), (0, np.nan))
+    assert (served.batch_finish_ns - served.batch_start_ns).tolist() == [28 * MS]
+
+
 def test_small_inputs_run_in_larger_batches_where_the_sizes_are_known() -> None:
     """Ten small ones take 30 ms; ten large ones would take 60, and 5 are all that fit into 40.
 
@@ -176,5 +183,20 @@ def test_between_two_edges_a_request_counts_for_both() -> None:
     inside, _ = lanes.split(Arrivals(np.arange(8), np.array([0, 1, 5, 8]), sizes))
     counted = np.ones(8, np.bool_)
     assert (lanes.by_bucket(inside, counted) / 1e6).tolist() == [1, 1 + 2 * 0.75, 1 + 2 * 0.25, 1, 2]
+    inside.size[:] = np.where(inside.size == 1000, np.nan, inside.size)
+    assert (lanes.by_bucket(inside, counted) / 1e6).tolist() == [1, 1 + 2 * 0.75, 1 + 2 * 0.25, 1, 2]
     counted[0] = counted[1] = False
     assert (lanes.by_bucket(inside, counted) / 1e6).tolist() == [0, 1.5, 1.5, 1, 2]
+
+
+def test_what_was_not_measured_for_larger_inputs_is_infeasible_just_above_the_edge() -> None:
+    """Up to 512 batches of 40 were measured, above only of 5."""
+    curves = (
+        LatencyCurve("whole", ((1, 0.012), (40, 0.090)), Bucket(0, 512)),
+        LatencyCurve("whole", ((1, 0.024), (5, 0.040)), Bucket(512, 1000)),
+    )
+    text = Service.measured("text", 0.2, 0.99, 2.0, curves, exact_sizes=True)
+    for size, largest in ((512, 20), (512.1, 5)):
+        arrivals = Arrivals(np.zeros(20, np.int64), np.array([0, 20]), np.full(20, size, np.float32))
+        _, served = Eager().advance(Eager().initial_state(1), arrivals, pool(text, kind="eager"), 1000 * MS)
+        assert served.batch_size.max() == largest

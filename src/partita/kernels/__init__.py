@@ -37,6 +37,9 @@ _keep_compiled_code_with_its_source()
 NEVER = 2**62
 """An instant that never comes, in ns (far enough from the end of int64 that sums with it do not wrap)."""
 
+INFEASIBLE_NS = 3_600_000_000_000
+"""Latency of a batch that no measurement covers: an hour, so that no deadline is ever met with it."""
+
 
 def lean(function: Callable[P, R]) -> Callable[P, R]:
     """Compile without reference counts: for helpers that allocate nothing, called once a request or more often.

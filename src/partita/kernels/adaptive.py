@@ -37,12 +37,13 @@ def look(now: int, active: NDArray[np.int64], p: Instances, w: Work, r: Rules) -
 
 @entrance
 def lost_since(heads: NDArray[np.int64], active: NDArray[np.int64], w: Work) -> int:
-    """Count the requests dropped since the queues began at these rows."""
+    """Count the requests since the queues began at these rows that were dropped, or whose answer is too late."""
     lost = 0
     for k in range(active.shape[0]):
         s = active[k]
+        slo = w.state[s, SLO]
         for row in range(heads[s], w.state[s, HEAD]):
-            lost += w.account[row, FINISH] == DROPPED
+            lost += w.account[row, FINISH] == DROPPED or w.account[row, FINISH] >= w.ns[row] + slo
     return lost
 
 

@@ -1,8 +1,9 @@
 """Sizes of inputs: where they count, a batch takes as long as its largest input does.
 
 A size is told by its *place* among the edges for which latencies are known: 0 up to the first one, 1.5 half-way from
-the second to the third. Between two edges latency is linear. Tables of latencies, ``(rows, batches)``, have a row a
-service; where sizes count, there follows a row a service for the first edge, then one for the second, and so on.
+the second to the third. Between two edges latency is linear, and infeasible where it is at the upper one. Tables of
+latencies, ``(rows, batches)``, have a row a service; where sizes count, there follows a row a service for the first
+edge, then one for the second, and so on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.kernels import inlined
+from partita.kernels import INFEASIBLE_NS, inlined
 
 ANY = -1.0
 """The place of a request whose size does not count."""
@@ -43,4 +44,5 @@ def at_place(table: NDArray[np.int64], services: int, s: int, b: int, place: flo
     below = table[row, b]
     if part == 0.0:
         return below
-    return below + int((table[row + services, b] - below) * part)
+    above = table[row + services, b]
+    return above if above >= INFEASIBLE_NS else below + int((above - below) * part)

@@ -11,11 +11,10 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.kernels import INFEASIBLE_NS
+
 WHOLE_GPU = "whole"
 """Profile name of a GPU that is not partitioned."""
-
-INFEASIBLE_NS = 3_600_000_000_000
-"""Latency of a batch that no measurement covers: an hour, so that no deadline is ever met with it."""
 
 BATCH_CAP = 499
 """Largest batch considered unless a service says less (the cap of the public Symphony scheduler's linear profiles)."""
