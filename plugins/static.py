@@ -17,7 +17,7 @@ from partita.model.plan import Capacity, OptionValue, Plan, Proposal
 from partita.model.service import Service
 from partita.model.staggered import Overheads
 from partita.plugins.options import complaint
-from partita.plugins.sizing import UTILISATION, gpus_for, slicing
+from partita.plugins.sizing import UTILISATION, Slicing, gpus_for, slicing
 
 PEAK = "peak_rps."
 
@@ -50,8 +50,7 @@ def propose_capacity(
         case _:
             rates = [peaks.get(s.name, 0.0) for s in services]
             needed = gpus_for(services, rates, cut, overheads, utilisation=utilisation)
-            if isinstance(memory, Mapping) and isinstance(before := memory.get("gpus"), int):
-                needed = max(needed, before)  # where GPUs differ, what they give on average hangs on how many are held
+            needed = max(needed, _known_of_some(cut, memory))
     size = "1 GPU" if needed == 1 else f"{needed} GPUs"
     wanted = f"the peak of {sum(peaks.values()):,.1f} requests/s needs {size} at {utilisation * 100:.0f} % utilisation"
     limit = f", the cluster has {len(inventory)}" if needed > len(inventory) else ""
@@ -60,6 +59,18 @@ def propose_capacity(
         wanted + limit,
         memory={"sized_for": sized_for, "gpus": needed},
     )
+
+
+def _known_of_some(cut: Slicing, memory: object) -> int:
+    """Return the number remembered if some of the GPUs are still cut as they were, else 0.
+
+    Where GPUs differ, what they give on average hangs on how many are held: a number that was needed once stays.
+    """
+    match memory:
+        case {"sized_for": [*known], "gpus": int(gpus)}:
+            same = {(profile, percent) for profile, percent, _ in known} & {kind[:2] for kind in cut.kinds}
+            return gpus if same else 0
+    return 0
 
 
 def _utilisation(options: Mapping[str, OptionValue]) -> float:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from partita.kernels import INFEASIBLE_NS
 from partita.model.cluster import Batching, Instance, OptionValue, SubCluster
-from partita.model.service import INFEASIBLE_NS, LatencyCurve, Service
+from partita.model.service import LatencyCurve, Service
 from partita.model.staggered import Overheads
 from partita.ports import Discipline, ExactSizes, Kinds, Pool
 from partita.replay.disciplines import DISCIPLINES

@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ConfigError
-from partita.kernels import NEVER
+from partita.kernels import INFEASIBLE_NS, NEVER
 from partita.kernels.batches import FINISH, START, Batches, empty_batches
 from partita.kernels.sizes import NO_PLACES
 from partita.kernels.splice import cut
 from partita.model.cluster import OptionValue
 from partita.model.load import Arrivals
-from partita.model.service import INFEASIBLE_NS
 from partita.ports import Pool, Served
 
 QUEUE_POLICIES = ("none", "reject")

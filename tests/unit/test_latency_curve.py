@@ -6,7 +6,8 @@ from math import inf, nan
 
 import pytest
 
-from partita.model.service import INFEASIBLE_NS, Bucket, LatencyCurve, Service
+from partita.kernels import INFEASIBLE_NS
+from partita.model.service import Bucket, LatencyCurve, Service
 
 MEASURED = LatencyCurve("whole", ((1, 0.010), (4, 0.016), (8, 0.032)))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from partita.errors import ConfigError
-from partita.model.cluster import Instance
+from partita.model.cluster import Batching, Instance
 from partita.model.load import Outcome
 from partita.model.plan import Capacity, OptionValue, Plan, Proposal, SubCluster
 from partita.model.service import LatencyCurve, Service
@@ -97,6 +97,25 @@ def test_static_remembers_its_size_until_the_gpus_are_cut_otherwise() -> None:
     assert hold({"peak_rps.one": 400.0}, first.memory) == first
     assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": [["whole", 100.0, 1.0]], "gpus": 7})) == 7
     assert gpus(hold({"peak_rps.one": 400.0}, {"sized_for": [["3g.40gb", 100.0, 2.0]], "gpus": 7})) == 5
+
+
+def test_static_keeps_its_number_where_gpus_differ() -> None:
+    """Which kinds are held, and so what a GPU gives on average, hangs on how many are held."""
+    curves = (LatencyCurve.linear(4, 4, profile="1g.10gb"), LatencyCurve.linear(0.5, 1.0))
+    service = Service("one", 0.1, 0.99, 1.0, curves)
+
+    def standing(held: int) -> Plan:
+        cut = [Instance(f"g{g}/{k}", f"g{g}", 10.0, "1g.10gb", k) for g in range(min(held, 4)) for k in range(7)]
+        whole = [Instance(f"g{g}/0", f"g{g}", 80.0) for g in range(4, held)]
+        return Plan((), (SubCluster("all", (*cut, *whole), ("one",), (Batching("deferred"),)),), (), "")
+
+    held, memory, seen = 8, None, []
+    for _ in range(6):
+        options = {"peak_rps.one": 5500.0}
+        proposal = static.propose_capacity([service], INVENTORY[:8], standing(held), NO_OVERHEADS, options, memory)
+        held, memory = gpus(proposal), proposal.memory
+        seen.append(held)
+    assert len(set(seen[2:])) == 1
 
 
 @pytest.mark.parametrize(

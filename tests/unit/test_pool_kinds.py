@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from partita.kernels import INFEASIBLE_NS
 from partita.model.cluster import Batching, Instance, SubCluster
-from partita.model.service import INFEASIBLE_NS, Bucket, LatencyCurve, Service
+from partita.model.service import Bucket, LatencyCurve, Service
 from partita.model.staggered import NO_OVERHEADS, Overheads
 from partita.ports import Kinds, Pool
 from partita.replay.lanes import Lanes
