@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from partita.kernels import NEVER, lean
+from partita.kernels import NEVER, inlined, lean
 from partita.kernels.batches import DROPPED, FINISH, QUEUED, START, Batches, note
 from partita.kernels.instances import Instances, grow_forest, run_ns
 from partita.kernels.sizes import place_of
@@ -102,12 +102,12 @@ class Rules(NamedTuple):
     response_ns: int
 
 
-@lean
+@inlined
 def _deadline(s: int, row: int, q: Requests, board: Board) -> int:
     return q.ns[row] + board.services[s, BUDGET]
 
 
-@lean
+@inlined
 def _finish(s: int, k: int, b: int, now: int, free: int, p: Instances, r: Rules) -> int:
     """Return when a batch decided now should be finished on an instance of kind `k` that is free at `free`."""
     return max(now + r.control_ns + r.data_ns * b, free) + p.planned[k, s, b]
@@ -132,7 +132,7 @@ def _leaf(s: int, board: Board, r: Rules) -> int:
     return s if r.lower_first else board.services.shape[0] - 1 - s
 
 
-@lean
+@inlined
 def _count(s: int, more: int, board: Board, r: Rules) -> None:
     """Change how many wait."""
     board.services[s, COUNT] += more
@@ -140,7 +140,7 @@ def _count(s: int, more: int, board: Board, r: Rules) -> None:
         put(board.crowd, _leaf(s, board, r), -board.services[s, COUNT])
 
 
-@lean
+@inlined
 def _begin_queue(s: int, row: int, q: Requests, board: Board) -> None:
     """Make a row (or NOBODY) the oldest one that waits."""
     board.services[s, FIRST] = row
@@ -150,7 +150,7 @@ def _begin_queue(s: int, row: int, q: Requests, board: Board) -> None:
         board.services[s, DEADLINE] = _deadline(s, row, q, board)
 
 
-@lean
+@inlined
 def _drop_hopeless(s: int, now: int, q: Requests, board: Board, r: Rules) -> None:
     """Drop, from the oldest on, what could not be met any more even alone, at once, on the fastest kind."""
     done = now + r.control_ns + r.data_ns + board.services[s, ALONE]
@@ -165,7 +165,7 @@ def _drop_hopeless(s: int, now: int, q: Requests, board: Board, r: Rules) -> Non
     _count(s, -dropped, board, r)
 
 
-@lean
+@inlined
 def _first_met(
     s: int, k: int, now: int, free: int, q: Requests, board: Board, p: Instances, r: Rules
 ) -> tuple[int, int, int]:
@@ -180,7 +180,7 @@ def _first_met(
     return row, before, passed
 
 
-@lean
+@inlined
 def _start(s: int, g: int, b: int, now: int, free: int, q: Requests, board: Board, p: Instances, r: Rules) -> None:
     """Let an instance run a batch of the oldest requests that can be met there."""
     k = p.kind[g]
@@ -248,7 +248,7 @@ def _cut_short(g: int, now: int, number: NDArray[np.int64], q: Requests, board: 
         _note(number[g], s, 0, run[BEGUN], now + r.preemption_ns, board, log)
 
 
-@lean
+@inlined
 def _settle(g: int, number: NDArray[np.int64], q: Requests, board: Board, log: Batches) -> None:
     """Enter a batch that nothing can cut short any more into the account."""
     run = board.runs[g]
@@ -261,7 +261,7 @@ def _settle(g: int, number: NDArray[np.int64], q: Requests, board: Board, log: B
     run[SIZE] = 0
 
 
-@lean
+@inlined
 def _size_on(s: int, g: int, now: int, free: int, q: Requests, board: Board, p: Instances, r: Rules) -> int:
     """Return the size of the service's batch on an instance, with what it runs there of the same service."""
     k, run = p.kind[g], board.runs[g]
@@ -279,7 +279,7 @@ def _size_on(s: int, g: int, now: int, free: int, q: Requests, board: Board, p: 
     return _largest(s, k, _deadline(s, row, q, board), min(p.max_batch[k, s], most), now, free, p, r)
 
 
-@lean
+@inlined
 def _holds(s: int, k: int, least: int, now: int, q: Requests, board: Board, p: Instances, r: Rules) -> bool:
     """Say whether a service has a batch of at least so many for a free instance of kind `k`."""
     if min(p.max_batch[k, s], board.services[s, COUNT]) < least:
@@ -313,7 +313,7 @@ def _look(g: int, now: int, q: Requests, board: Board, p: Instances, r: Rules) -
         _start(_leaf(chosen, board, r), g, largest, now, now, q, board, p, r)
 
 
-@lean
+@inlined
 def _next_taker(s: int, since: int, now: int, q: Requests, board: Board, p: Instances, r: Rules) -> int:
     """Return the lowest-numbered instance from `since` on that might take a batch of the service; -1 if none might.
 
@@ -347,7 +347,7 @@ def _next_taker(s: int, since: int, now: int, q: Requests, board: Board, p: Inst
     return best
 
 
-@lean
+@inlined
 def _offer(
     s: int,
     now: int,
@@ -405,7 +405,7 @@ def _arrive(
             _offer(other, now, number, q, board, p, r, log)
 
 
-@lean
+@inlined
 def _append(s: int, row: int, q: Requests, board: Board) -> None:
     q.link[row] = NOBODY
     if board.services[s, FIRST] == NOBODY:
