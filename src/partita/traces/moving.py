@@ -1,0 +1,99 @@
+"""A trace at other times: played faster or slower, and moved to another start."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.errors import ConfigError, TraceError
+from partita.ports import Counts, Rows, TraceInfo, TraceReader
+from partita.traces.guard import read_blocks
+from partita.traces.read_options import seeded
+from partita.traces.summary import first_instant
+from partita.traces.times import LARGEST_NS, parse_instant
+
+FINEST = 10_000
+"""A speed is taken as the nearest fraction with up to this denominator, so that instants are exact."""
+
+
+def parse_shift(text: str, *, origin_ns: int, key: str) -> int:
+    """Return by how many ns "+2d", "-90" or "2024-01-01" (where it shall begin) moves a trace that begins at an origin.
+
+    ConfigError otherwise.
+    """
+    if match := re.fullmatch(r"\s*([+-])\s*(\S+)\s*", text):
+        by_ns = parse_instant(match[2], origin_ns=0, key=key)
+        return by_ns if match[1] == "+" else -by_ns
+    if re.fullmatch(r"\s*[\d.]+\s*[smhd]?\s*", text):
+        raise ConfigError(f"{text!r} is no shift: give a date to begin at, or a time with its sign like +{text}", key=key)
+    return parse_instant(text, origin_ns=0, key=key) - origin_ns
+
+
+def moved(
+    blocks: Iterable[Rows | Counts], *, origin_ns: int, speed: Fraction, to_ns: int, file: str
+) -> Iterator[Rows | Counts]:
+    """Yield blocks played `speed` times as fast from `origin_ns` on, which comes to lie at `to_ns`."""
+    for block in blocks:
+        at_ns = scaled(block.at_ns - origin_ns, speed)
+        if at_ns.size and not -LARGEST_NS < to_ns + int(at_ns[0]) <= to_ns + int(at_ns[-1]) < LARGEST_NS:
+            raise TraceError("is moved beyond the years 1678 to 2262", file=file)
+        yield replace(block, at_ns=to_ns + at_ns)
+
+
+def scaled(after_ns: NDArray[np.int64], speed: Fraction) -> NDArray[np.int64]:
+    """Divide times by a speed, rounded down, without leaving 64 bits."""
+    whole, rest = np.divmod(after_ns, speed.numerator)
+    found: NDArray[np.int64] = whole * speed.denominator + rest * speed.denominator // speed.numerator
+    return found
+
+
+def as_fraction(speed: float) -> Fraction:
+    """Return a speed as a fraction; ConfigError unless it is above 0."""
+    found = Fraction(speed).limit_denominator(FINEST) if 0.0 < speed < np.inf else Fraction(0)
+    if not 0 < found <= 1_000_000:
+        raise ConfigError(f"{speed:g} is not a speed between 0.0001 and 1,000,000", key="speed", value=speed)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The trace of another reader, played faster and moved; `shift` is as in `parse_shift`, None leaves its start."""
+
+    reader: TraceReader
+    speed: float = 1.0
+    shift: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The format's name."""
+        return self.reader.name
+
+    def seeded(self, seed: int) -> Self:
+        """Return the same over a reader that draws from another seed."""
+        return replace(self, reader=seeded(self.reader, seed))
+
+    def recognises(self, path: Path, head: str) -> bool:
+        """Ask the reader."""
+        return self.reader.recognises(path, head)
+
+    def info(self, path: Path) -> TraceInfo:
+        """Describe the file as it comes out; what was on a grid may be on none."""
+        info, speed = self.reader.info(path), float(as_fraction(self.speed))
+        same = self.speed == 1.0 and self.shift is None
+        grid_s = info.grid_s if same else None
+        return replace(info, bin_s=None if info.bin_s is None else info.bin_s / speed, grid_s=grid_s)
+
+    def blocks(self, path: Path) -> Iterator[Rows | Counts]:
+        """Yield the trace."""
+        origin_ns = first_instant(self.reader, path)
+        by_ns = 0 if self.shift is None else parse_shift(self.shift, origin_ns=origin_ns, key="--shift")
+        blocks = read_blocks(self.reader, path)
+        speed = as_fraction(self.speed)
+        return moved(blocks, origin_ns=origin_ns, speed=speed, to_ns=origin_ns + by_ns, file=str(path))

@@ -1,0 +1,191 @@
+"""Several traces at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.errors import ConfigError
+from partita.model.load import Arrivals
+from partita.ports import Counts, Rows, TraceInfo, TraceReader
+from partita.traces.arrivals import ArrivalSource
+from partita.traces.blocks import join, pick
+from partita.traces.guard import read_blocks
+from partita.traces.moving import as_fraction, moved
+from partita.traces.read_options import seeded
+from partita.traces.summary import first_instant
+
+SEED_STEP = 1_000_003
+"""Between the seeds of members, so that bins of the same name and start are not filled alike."""
+
+Alignment = Literal["aligned", "dated"]
+ALIGNMENTS: tuple[Alignment, ...] = ("aligned", "dated")
+"""All begin when the first does, or each at its own date."""
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Return what a member of a superposition draws from; the first draws as it would alone."""
+    return seed + member * SEED_STEP
+
+
+# Sources of arrivals --------------------------------------------------------------------------------------------------
+
+
+class Later:
+    """The requests of another source, all later by a time."""
+
+    def __init__(self, source: ArrivalSource, by_ns: int) -> None:
+        self._source, self._by_ns = source, by_ns
+        self.services, self.origin_ns = source.services, source.origin_ns - by_ns
+        self.span_ns = source.span_ns + by_ns
+
+    def until(self, ns: int) -> Arrivals:
+        """Return the requests before `ns` that have not been returned yet."""
+        if ns <= self._by_ns:
+            return Arrivals.empty(len(self.services))
+        a = self._source.until(ns - self._by_ns)
+        return Arrivals(a.ns + self._by_ns, a.offsets, a.size)
+
+
+class Superposed:
+    """The requests of several sources, all counted from the instant at which the replay starts.
+
+    Services of the same name are one; the origin is that of the first source, the end that of the last one to end.
+    """
+
+    def __init__(self, sources: Sequence[ArrivalSource]) -> None:
+        self._sources = sources
+        self.services = tuple(dict.fromkeys(name for source in sources for name in source.services))
+        self.origin_ns, self.span_ns = sources[0].origin_ns, max(source.span_ns for source in sources)
+
+    def until(self, ns: int) -> Arrivals:
+        """Return the requests before `ns` that have not been returned yet; those of one instant in the sources' order."""
+        parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {name: [] for name in self.services}
+        for source in self._sources:
+            a = source.until(ns)
+            for name, low, high in zip(source.services, a.offsets[:-1].tolist(), a.offsets[1:].tolist(), strict=True):
+                if high > low:
+                    parts[name].append((a.ns[low:high], a.size[low:high]))
+        joined = [_join(part) for part in parts.values()]
+        offsets = np.concatenate([[0], np.cumsum([at.size for at, _ in joined], dtype=np.int64)])
+        return Arrivals(np.concatenate([at for at, _ in joined]), offsets, np.concatenate([size for _, size in joined]))
+
+
+def _join(
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    if not parts:
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    if len(parts) == 1:
+        return parts[0]
+    at, size = np.concatenate([at for at, _ in parts]), np.concatenate([size for _, size in parts])
+    order = np.argsort(at, kind="stable")
+    return at[order], size[order]
+
+
+# Blocks of traces -----------------------------------------------------------------------------------------------------
+
+
+class _Stream:
+    """One trace, of which a part has been read and not yet given."""
+
+    def __init__(self, blocks: Iterable[Rows | Counts]) -> None:
+        self._blocks = (block for block in blocks if block.at_ns.size)
+        self._held: Rows | Counts | None = None
+        self._ended = False
+        self.read()
+
+    def read(self) -> None:
+        """Read one block more."""
+        block = next(self._blocks, None)
+        if block is None:
+            self._ended = True
+        else:
+            self._held = block if self._held is None else join([self._held, block])
+
+    @property
+    def known_until(self) -> int | None:
+        """The instant from which on more may come; None if nothing comes any more."""
+        if self._ended:
+            return None
+        assert self._held is not None
+        return int(self._held.at_ns[-1])
+
+    def take(self, until_ns: int | None) -> Rows | Counts | None:
+        """Return and forget what is held before an instant, or all of it; None if that is nothing."""
+        if self._held is None:
+            return None
+        cut = self._held.at_ns.size if until_ns is None else int(np.searchsorted(self._held.at_ns, until_ns))
+        taken, rest = pick(self._held, slice(cut)), pick(self._held, slice(cut, None))
+        self._held = rest if rest.at_ns.size else None
+        return taken if cut else None
+
+
+def merge(streams: Sequence[Iterable[Rows | Counts]]) -> Iterator[Rows | Counts]:
+    """Yield several traces of one kind in the order of time, what is of one instant in the order of the traces."""
+    open_streams = [_Stream(blocks) for blocks in streams]
+    while True:
+        ends = [stream.known_until for stream in open_streams]
+        until_ns = min((end for end in ends if end is not None), default=None)
+        parts = [part for stream in open_streams if (part := stream.take(until_ns)) is not None]
+        if parts:
+            whole = join(parts)
+            yield pick(whole, np.argsort(whole.at_ns, kind="stable"))
+        if until_ns is None:
+            return
+        for stream, end in zip(open_streams, ends, strict=True):
+            if end == until_ns:
+                stream.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Superposition:
+    """Several files as one trace: `members` are their readers and paths; the path it is asked about is only its name."""
+
+    members: tuple[tuple[TraceReader, Path], ...]
+    alignment: Alignment = "aligned"
+
+    @property
+    def name(self) -> str:
+        """The formats' names."""
+        return "+".join(dict.fromkeys(reader.name for reader, _ in self.members))
+
+    def seeded(self, seed: int) -> Self:
+        """Return the same over readers that draw from other seeds."""
+        members = ((seeded(reader, member_seed(seed, at)), path) for at, (reader, path) in enumerate(self.members))
+        return replace(self, members=tuple(members))
+
+    def recognises(self, path: Path, head: str) -> bool:
+        """No file is several."""
+        return False
+
+    def info(self, path: Path) -> TraceInfo:
+        """Describe what the files are together; ConfigError unless all are requests, or counts in bins of one width."""
+        infos = [reader.info(path) for reader, path in self.members]
+        for (_, path), info in zip(self.members, infos, strict=True):
+            if (info.kind, info.bin_s) != (infos[0].kind, infos[0].bin_s):
+                text = f"{path} holds {_what(info)} and {self.members[0][1]} {_what(infos[0])}"
+                raise ConfigError(f"{text}: only like traces can be put into one", key="--superpose")
+        return TraceInfo(self.name, infos[0].kind, infos[0].bin_s)
+
+    def blocks(self, path: Path) -> Iterator[Rows | Counts]:
+        """Yield the requests or bins of all files in the order of time."""
+        self.info(path)
+        first_ns = first_instant(*self.members[0])
+        yield from merge([self._member(reader, path, first_ns) for reader, path in self.members])
+
+    def _member(self, reader: TraceReader, path: Path, first_ns: int) -> Iterator[Rows | Counts]:
+        blocks = read_blocks(reader, path)
+        if self.alignment == "dated":
+            return blocks
+        origin_ns = first_instant(reader, path)
+        return moved(blocks, origin_ns=origin_ns, speed=as_fraction(1.0), to_ns=first_ns, file=str(path))
+
+
+def _what(info: TraceInfo) -> str:
+    return "requests" if info.bin_s is None else f"counts in bins of {info.bin_s:g} s"
