@@ -59,7 +59,8 @@ class ColumnMap:
             at = int(np.argmax(wrong))
             raise block.fail(f"{block.columns[name][at]!r} is not a time in {self.unit}", at, name)
         if whole.null_count():
-            return np.rint(numbers * factor).astype(np.int64)
+            floor = np.floor(numbers)
+            return floor.astype(np.int64) * factor + np.rint((numbers - floor) * factor).astype(np.int64)
         return whole.to_numpy() * factor
 
 
