@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ConfigError, TraceError
-from partita.ports import Counts, Rows, TraceInfo, TraceReader
-from partita.traces.guard import read_blocks
-from partita.traces.read_options import seeded
-from partita.traces.summary import first_instant
+from partita.ports import Counts, Rows
 from partita.traces.times import LARGEST_NS, parse_instant
 
 FINEST = 10_000
@@ -60,40 +55,3 @@ def as_fraction(speed: float) -> Fraction:
     if not 0 < found <= 1_000_000:
         raise ConfigError(f"{speed:g} is not a speed between 0.0001 and 1,000,000", key="speed", value=speed)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """The trace of another reader, played faster and moved; `shift` is as in `parse_shift`, None leaves its start."""
-
-    reader: TraceReader
-    speed: float = 1.0
-    shift: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The format's name."""
-        return self.reader.name
-
-    def seeded(self, seed: int) -> Self:
-        """Return the same over a reader that draws from another seed."""
-        return replace(self, reader=seeded(self.reader, seed))
-
-    def recognises(self, path: Path, head: str) -> bool:
-        """Ask the reader."""
-        return self.reader.recognises(path, head)
-
-    def info(self, path: Path) -> TraceInfo:
-        """Describe the file as it comes out; what was on a grid may be on none."""
-        info, speed = self.reader.info(path), float(as_fraction(self.speed))
-        same = self.speed == 1.0 and self.shift is None
-        grid_s = info.grid_s if same else None
-        return replace(info, bin_s=None if info.bin_s is None else info.bin_s / speed, grid_s=grid_s)
-
-    def blocks(self, path: Path) -> Iterator[Rows | Counts]:
-        """Yield the trace."""
-        origin_ns = first_instant(self.reader, path)
-        by_ns = 0 if self.shift is None else parse_shift(self.shift, origin_ns=origin_ns, key="--shift")
-        blocks = read_blocks(self.reader, path)
-        speed = as_fraction(self.speed)
-        return moved(blocks, origin_ns=origin_ns, speed=speed, to_ns=origin_ns + by_ns, file=str(path))

@@ -17,7 +17,7 @@ from partita.traces.table import ParquetReader, TableCsvReader
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How to read a file; None is the reader's own choice. `seed` is what instants inside a grid are drawn from."""
+    """How to read a file; None is the reader's own choice."""
 
     bin_s: float | None = None
     columns: ColumnMap | None = None
@@ -25,7 +25,6 @@ class ReadOptions:
     status: str | None = None
     grid_s: float | None = None
     spread: Spread | None = None
-    seed: int | None = None
 
     def given(self) -> dict[str, Any]:
         """Return what is said, by name."""
@@ -37,7 +36,7 @@ TAKEN: Mapping[type, tuple[str, ...]] = {
     TableCsvReader: ("columns", "bin_s"),
     ParquetReader: ("columns", "bin_s"),
     SpendLogsReader: ("service_by", "status"),
-    MooncakeReader: ("grid_s", "spread", "seed"),
+    MooncakeReader: ("grid_s", "spread"),
 }
 """Which of the options the readers take."""
 
@@ -52,19 +51,15 @@ FLAGS = {
 
 
 def with_options(reader: TraceReader, path: Path, options: ReadOptions) -> TraceReader:
-    """Return the reader with these options; ConfigError for one that it does not take.
-
-    The seed goes to those that draw and means nothing to the others.
-    """
+    """Return the reader with these options; ConfigError for one that it does not take."""
     given, taken = options.given(), TAKEN.get(type(reader), ())
     if "bin_s" in taken and "columns" in taken and "columns" not in given:
         taken = tuple(name for name in taken if name != "bin_s")
     for name in given:
-        if name not in taken and name != "seed":
+        if name not in taken:
             text = "tells the width of its bins itself" if name == "bin_s" else "does not take this option"
             raise ConfigError(f"the format {reader.name} of {path} {text}", key=FLAGS[name])
-    used = {name: value for name, value in given.items() if name in taken}
-    return type(reader)(**used) if used else reader
+    return type(reader)(**given) if given else reader
 
 
 @runtime_checkable

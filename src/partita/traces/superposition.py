@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.errors import ConfigError
 from partita.model.load import Arrivals
-from partita.ports import Counts, Rows, TraceInfo, TraceReader
+from partita.ports import Counts, Rows
 from partita.traces.arrivals import ArrivalSource
 from partita.traces.blocks import join, pick
-from partita.traces.guard import read_blocks
-from partita.traces.moving import as_fraction, moved
-from partita.traces.read_options import seeded
-from partita.traces.summary import first_instant
 
 SEED_STEP = 1_000_003
 """Between the seeds of members, so that bins of the same name and start are not filled alike."""
@@ -141,51 +134,3 @@ def merge(streams: Sequence[Iterable[Rows | Counts]]) -> Iterator[Rows | Counts]
         for stream, end in zip(open_streams, ends, strict=True):
             if end == until_ns:
                 stream.read()
-
-
-@dataclass(frozen=True, slots=True)
-class Superposition:
-    """Several files as one trace: `members` are their readers and paths; the path it is asked about is only its name."""
-
-    members: tuple[tuple[TraceReader, Path], ...]
-    alignment: Alignment = "aligned"
-
-    @property
-    def name(self) -> str:
-        """The formats' names."""
-        return "+".join(dict.fromkeys(reader.name for reader, _ in self.members))
-
-    def seeded(self, seed: int) -> Self:
-        """Return the same over readers that draw from other seeds."""
-        members = ((seeded(reader, member_seed(seed, at)), path) for at, (reader, path) in enumerate(self.members))
-        return replace(self, members=tuple(members))
-
-    def recognises(self, path: Path, head: str) -> bool:
-        """No file is several."""
-        return False
-
-    def info(self, path: Path) -> TraceInfo:
-        """Describe what the files are together; ConfigError unless all are requests, or counts in bins of one width."""
-        infos = [reader.info(path) for reader, path in self.members]
-        for (_, path), info in zip(self.members, infos, strict=True):
-            if (info.kind, info.bin_s) != (infos[0].kind, infos[0].bin_s):
-                text = f"{path} holds {_what(info)} and {self.members[0][1]} {_what(infos[0])}"
-                raise ConfigError(f"{text}: only like traces can be put into one", key="--superpose")
-        return TraceInfo(self.name, infos[0].kind, infos[0].bin_s)
-
-    def blocks(self, path: Path) -> Iterator[Rows | Counts]:
-        """Yield the requests or bins of all files in the order of time."""
-        self.info(path)
-        first_ns = first_instant(*self.members[0])
-        yield from merge([self._member(reader, path, first_ns) for reader, path in self.members])
-
-    def _member(self, reader: TraceReader, path: Path, first_ns: int) -> Iterator[Rows | Counts]:
-        blocks = read_blocks(reader, path)
-        if self.alignment == "dated":
-            return blocks
-        origin_ns = first_instant(reader, path)
-        return moved(blocks, origin_ns=origin_ns, speed=as_fraction(1.0), to_ns=first_ns, file=str(path))
-
-
-def _what(info: TraceInfo) -> str:
-    return "requests" if info.bin_s is None else f"counts in bins of {info.bin_s:g} s"
