@@ -36,10 +36,14 @@ def moved(
 ) -> Iterator[Rows | Counts]:
     """Yield blocks played `speed` times as fast from `origin_ns` on, which comes to lie at `to_ns`."""
     for block in blocks:
-        at_ns = scaled(block.at_ns - origin_ns, speed)
-        if at_ns.size and not -LARGEST_NS < to_ns + int(at_ns[0]) <= to_ns + int(at_ns[-1]) < LARGEST_NS:
+        if not all(_fits(int(at_ns) - origin_ns, speed, to_ns) for at_ns in (*block.at_ns[:1], *block.at_ns[-1:])):
             raise TraceError("is moved beyond the years 1678 to 2262", file=file)
-        yield replace(block, at_ns=to_ns + at_ns)
+        yield replace(block, at_ns=to_ns + scaled(block.at_ns - origin_ns, speed))
+
+
+def _fits(after_ns: int, speed: Fraction, to_ns: int) -> bool:
+    played_ns = after_ns / speed
+    return max(abs(after_ns), abs(played_ns), abs(to_ns + played_ns)) < LARGEST_NS
 
 
 def scaled(after_ns: NDArray[np.int64], speed: Fraction) -> NDArray[np.int64]:
