@@ -35,18 +35,24 @@ class ColumnMap:
         for part in text.split(","):
             ours, equals, name = (word.strip() for word in part.partition("="))
             if not (equals and name):
-                raise _refuse(f"{part!r} is not OURS=THEIRS", text)
-            if ours not in OURS:
-                raise _refuse(f"{ours!r} is none of our columns: {', '.join(OURS)}", text)
+                raise ConfigError(f"{part!r} is not OURS=THEIRS", key="--columns", value=text)
             if ours in theirs:
-                raise _refuse(f"{ours} is given twice", text)
+                raise ConfigError(f"{ours} is given twice", key="--columns", value=text)
             theirs[ours] = name
+        return cls.of(theirs, key="--columns")
+
+    @classmethod
+    def of(cls, theirs: Mapping[str, str], *, key: str) -> ColumnMap:
+        """Take a map, in which a unit may stand behind the column of ts; ConfigError says what is wrong with it."""
+        for ours in theirs:
+            if ours not in OURS:
+                raise ConfigError(f"{ours!r} is none of our columns: {', '.join(OURS)}", key=key, value=ours)
         if "ts" not in theirs:
-            raise _refuse("ts is missing: the column that says when", text)
+            raise ConfigError("ts is missing: the column that says when", key=key)
         ts, colon, unit = theirs["ts"].rpartition(":")
         if colon and unit in UNITS_NS:
             return cls({**theirs, "ts": ts}, unit)
-        return cls(theirs)
+        return cls(dict(theirs))
 
     def instants(self, block: Block) -> NDArray[np.int64]:
         """Return the instants of a block as unix nanoseconds."""
@@ -63,6 +69,3 @@ class ColumnMap:
             return floor.astype(np.int64) * factor + np.rint((numbers - floor) * factor).astype(np.int64)
         return whole.to_numpy() * factor
 
-
-def _refuse(message: str, value: str) -> ConfigError:
-    return ConfigError(message, key="--columns", value=value)

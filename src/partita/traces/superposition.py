@@ -134,3 +134,16 @@ def merge(streams: Sequence[Iterable[Rows | Counts]]) -> Iterator[Rows | Counts]
         for stream, end in zip(open_streams, ends, strict=True):
             if end == until_ns:
                 stream.read()
+
+
+def in_minutes(block: Rows | Counts, bin_s: float) -> Counts:
+    """Return a block as counts in bins of a minute or less; a wider bin (of `bin_s`) is divided evenly."""
+    size = block.at_ns.size
+    count = block.count if isinstance(block, Counts) else np.ones(size, np.int64)
+    parts = max(1, round(bin_s / 60))
+    number, row = np.tile(np.arange(parts), size), np.repeat(np.arange(size), parts)
+    at_ns = block.at_ns[row] + number * round(bin_s / parts * 1e9)
+    divided = count[row] // parts + (number < count[row] % parts)
+    order = np.argsort(at_ns, kind="stable")
+    laws = np.full(order.size, "poisson", object)
+    return Counts(at_ns[order], block.service[row][order], divided[order], laws, np.ones(order.size))
