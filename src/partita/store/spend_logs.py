@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from partita.errors import StoreError
+from partita.errors import ConfigError
 from partita.ports import Rows
 from partita.store.connection import Connection, explained
 from partita.store.queries import query
@@ -36,15 +36,15 @@ class SpendLogs:
     async def find(
         cls, connection: Connection, table: str, *, by_group: bool = True, status: str | None = None
     ) -> SpendLogs:
-        """Look at a table, whose schema may stand before its name; StoreError if it is not there or another one."""
+        """Look at a table, whose schema may stand before its name; ConfigError if it is not there or another one."""
         quoted = ".".join(_quote(part) for part in table.split("."))
         with explained("the look at the spend logs"):
             columns = {row["name"] for row in await connection.fetch(query("columns_of_table"), quoted)}
         if not columns:
-            raise StoreError(f"the database has no table {table}")
+            raise ConfigError(f"the database has no table {table}", key="--table", value=table)
         for name in (*NEEDED, *(["status"] if status is not None else [])):
             if name not in columns:
-                raise StoreError(f"the table {table} lacks the column {name}, so it holds no spend logs")
+                raise ConfigError(f"{table} lacks the column {name} of the spend logs", key="--table", value=table)
         return cls(quoted, frozenset(columns), by_group, status)
 
     async def digest(self, connection: Connection) -> str:
