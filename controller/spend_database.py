@@ -35,7 +35,7 @@ def open_spend_logs(
 
     connecting = connect(dsn)
     try:
-        connection = wait(connecting.__aenter__())  # type: ignore[arg-type]
+        connection = wait(connecting.__aenter__())
         try:
             transaction = connection.transaction(isolation="repeatable_read", readonly=True)
             wait(transaction.start())
@@ -43,7 +43,7 @@ def open_spend_logs(
             place = without_password(dsn).partition("://")[2].partition("?")[0]
             yield SpendLogsInDatabase(found, connection, loop), Path(f"{table} in {place}")
         finally:
-            wait(connecting.__aexit__(None, None, None))  # type: ignore[arg-type]
+            wait(connecting.__aexit__(None, None, None))
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

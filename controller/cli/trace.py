@@ -45,8 +45,8 @@ def import_files(asked: Asked, raw: bool, as_json: bool, quiet: bool, database: 
     """Bring traces into the database, each exactly once.
 
     A FILE may also be a database with LiteLLM's spend logs, postgresql://user@host/name. Requests become rows of the
-    request log. Counts stay counts, so that nothing is lost, and a replay draws the instants; --raw draws them now. What
-    is there already (with the same options) adds nothing.
+    request log. Counts stay counts, so that nothing is lost, and a replay draws the instants; --raw draws them now.
+    What is there already (with the same options) adds nothing.
 
     \b
     Examples:

@@ -38,13 +38,17 @@ _OPTIONS = (
     click.option("--service-by", type=click.Choice(_SERVICES_BY), help="What a service is in LiteLLM's spend logs."),
     click.option("--status", metavar="NAME", help="Take only rows of this status from LiteLLM's spend logs."),
     click.option("--table", metavar="NAME", help="Table of LiteLLM's database.  [default: LiteLLM_SpendLogs]"),
-    click.option("--grid", "grid_s", type=_ABOVE_0, metavar="SECONDS", help="Step of the instants of a Mooncake trace."),
+    click.option(
+        "--grid", "grid_s", type=_ABOVE_0, metavar="SECONDS", help="Step of the instants of a Mooncake trace."
+    ),
     click.option("--spread", type=click.Choice(_SPREADS), help="How its requests are spread over a step."),
     click.option("--service", metavar="NAME", help="Name of the one service that the trace is for."),
     click.option(
         "--map", "rules", multiple=True, metavar="PATTERN=NAME", help="Rename services; what matches none is left out."
     ),
-    click.option("--from", "begin", metavar="WHEN", help="Start: a date, or a time after the trace's start (90, 1.5h)."),
+    click.option(
+        "--from", "begin", metavar="WHEN", help="Start: a date, or a time after the trace's start (90, 1.5h)."
+    ),
     click.option("--to", "end", metavar="WHEN", help="End, likewise."),
     click.option(
         "--thin", "shares", multiple=True, metavar="[PATTERN=]SHARE", help="Keep this share of each service's requests."
@@ -56,7 +60,9 @@ _OPTIONS = (
         type=click.Choice(_ALIGNMENTS),
         help="Make one trace of all: begun together with the first, or each at its dates.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="What is drawn is drawn from."),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="What is drawn is drawn from."
+    ),
 )
 
 
@@ -163,14 +169,9 @@ class Asked:
         )
 
 
-class _Source(click.ParamType):
-    """A file, or the address of a database."""
-
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        """Take an address as it is: as a path it would lose a slash."""
-        return value if isinstance(value, str) and value.startswith(URL) else Path(value)
+def _sources(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Path | str, ...]:
+    """Take addresses of databases as they are: as a path, one would lose a slash."""
+    return tuple(value if value.startswith(URL) else Path(value) for value in values)
 
 
 def source_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -195,7 +196,7 @@ def source_options(*, required: bool) -> Callable[[Callable[..., Any]], Callable
         for option in reversed(_OPTIONS):
             found = option(found)
         metavar = "FILE..." if required else "[FILE...]"
-        return click.argument("files", nargs=-1, required=required, metavar=metavar, type=_Source())(found)
+        return click.argument("files", nargs=-1, required=required, metavar=metavar, callback=_sources)(found)
 
     return add
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def all_of(blocks: Iterable[Rows | Counts]) -> Any:
 
 def cut_up(block: Any, places: list[int]) -> list[Any]:
     edges = sorted({0, block.at_ns.size, *(p % (block.at_ns.size + 1) for p in places)})
-    return [pick(block, slice(low, high)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return [pick(block, slice(low, high)) for low, high in pairwise(edges)]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -202,9 +203,7 @@ def test_cut_then_renamed_then_thinned_then_moved() -> None:
 
 @given(st.lists(st.one_of(instants, coarse), min_size=1, max_size=3), st.lists(st.integers(0, 100), max_size=5))
 @settings(deadline=None, max_examples=60)
-def test_merged_traces_rise_and_lose_nothing_whatever_the_blocks(
-    traces: list[list[int]], places: list[int]
-) -> None:
+def test_merged_traces_rise_and_lose_nothing_whatever_the_blocks(traces: list[list[int]], places: list[int]) -> None:
     blocks = [requests(at_ns, seed=n) for n, at_ns in enumerate(traces)]
     whole = join_rows(blocks)
     wanted = pick(whole, np.argsort(whole.at_ns, kind="stable"))

@@ -86,7 +86,7 @@ def test_mooncake_steps_are_drawn_from_the_seed_and_not_from_the_blocks(
 def test_mooncake_laws_by_name(tmp_path: Path) -> None:
     path = mooncake(tmp_path / "trace.jsonl", [0, 0, 4000])
     assert rows_of(MooncakeReader(spread="none"), path).at_ns.tolist() == [0, 0, 4000 * MS]
-    # Equal gaps, half a gap before the first: at a quarter and three quarters of 4 s, and in the middle of the next 4 s.
+    # Equal gaps, half a gap before the first: at a quarter and three quarters of 4 s, and amid the next 4 s.
     assert (rows_of(MooncakeReader(spread="even"), path).at_ns // MS).tolist() == [1000, 3000, 6000]
 
 
@@ -232,7 +232,7 @@ def test_json_of_another_kind_is_not_recognised(tmp_path: Path) -> None:
 
 # LiteLLM --------------------------------------------------------------------------------------------------------------
 
-SPEND = """request_id,call_type,prompt_tokens,completion_tokens,startTime,endTime,model,model_group,cache_hit,status,metadata
+SPEND = """request_id,call_type,prompt_tokens,completion_tokens,startTime,endTime,model,model_group,cache_hit,status,meta
 a,acompletion,10,1,2024-05-01 10:00:00.250,2024-05-01 10:00:03,azure/gpt,chat,None,success,"{""k"": ""a, b""}"
 b,acompletion,20,2,2024-05-01 09:59:59.000,2024-05-01 10:00:04,azure/gpt,,False,success,{}
 c,acompletion,30,0,2024-05-01 10:00:02+00,2024-05-01 10:00:05,azure/gpt,chat,True,success,{}
@@ -364,7 +364,7 @@ def test_maps_of_columns_that_are_none(text: str, said: str) -> None:
 
 def test_an_option_goes_only_to_a_reader_that_takes_it(tmp_path: Path) -> None:
     path = spend(tmp_path / "spend.csv")
-    with pytest.raises(ConfigError, match="--grid: the format litellm of .* does not take this option"):
+    with pytest.raises(ConfigError, match=r"--grid: the format litellm of .* does not take this option"):
         with_options(SpendLogsReader(), path, ReadOptions(grid_s=1.0))
     with pytest.raises(ConfigError, match="tells the width of its bins itself"):
         with_options(TableCsvReader(), path, ReadOptions(bin_s=1.0))

@@ -68,4 +68,3 @@ class ColumnMap:
             floor = np.floor(numbers)
             return floor.astype(np.int64) * factor + np.rint((numbers - floor) * factor).astype(np.int64)
         return whole.to_numpy() * factor
-

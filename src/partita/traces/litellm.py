@@ -1,7 +1,7 @@
 """LiteLLM's spend logs: the rows of its table `LiteLLM_SpendLogs`, from a CSV export.
 
-Source: github.com/BerriAI/litellm, schema.prisma. A request comes at `startTime` (UTC), its sizes are `prompt_tokens` and
-`completion_tokens`. Rows are written when requests end, so an export need not be in the order of time.
+Source: github.com/BerriAI/litellm, schema.prisma. A request comes at `startTime` (UTC), its sizes are `prompt_tokens`
+and `completion_tokens`. Rows are written when requests end, so an export need not be in the order of time.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class SpendLogsReader:
         return pl.select(pl.coalesce(group, model)).to_series().fill_null("").to_numpy()
 
     def _served(self, block: Block, rows: Rows) -> NDArray[np.bool_]:
-        served = rows.service != ""
+        served: NDArray[np.bool_] = rows.service != ""
         columns = block.columns
         if "cache_hit" in columns.columns:
             served &= (columns["cache_hit"].fill_null("").str.to_lowercase() != "true").to_numpy()

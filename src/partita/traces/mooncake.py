@@ -1,9 +1,8 @@
 """Mooncake's traces: one JSON object a request, with its token counts and an instant on a coarse grid.
 
-Source: github.com/kvcache-ai/Mooncake (Qin et al., FAST 2025). `timestamp` is milliseconds after the start of the trace,
-`input_length` and `output_length` are tokens; `hash_ids` (prefix blocks) are passed over. Some of the traces have all
-instants on steps of seconds, so that hundreds of requests seem to come at once: the requests of a step are spread over
-it.
+Source: github.com/kvcache-ai/Mooncake (Qin et al., FAST 2025). `timestamp` is milliseconds after the trace's start,
+`input_length` and `output_length` are tokens; `hash_ids` (prefix blocks) are passed over. Where all instants lie on
+steps of seconds, many requests seem to come at once: the requests of a step are spread over it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ def parse_shift(text: str, *, origin_ns: int, key: str) -> int:
         by_ns = parse_instant(match[2], origin_ns=0, key=key)
         return by_ns if match[1] == "+" else -by_ns
     if re.fullmatch(r"\s*[\d.]+\s*[smhd]?\s*", text):
-        raise ConfigError(f"{text!r} is no shift: give a date to begin at, or a time with its sign like +{text}", key=key)
+        raise ConfigError(
+            f"{text!r} is no shift: give a date to begin at, or a time with its sign like +{text}", key=key
+        )
     return parse_instant(text, origin_ns=0, key=key) - origin_ns
 
 
@@ -42,8 +44,8 @@ def moved(
 
 
 def _fits(after_ns: int, speed: Fraction, to_ns: int) -> bool:
-    played_ns = after_ns / speed
-    return max(abs(after_ns), abs(played_ns), abs(to_ns + played_ns)) < LARGEST_NS
+    played_ns = after_ns * speed.denominator // speed.numerator
+    return all(abs(ns) < LARGEST_NS for ns in (after_ns, played_ns, to_ns + played_ns))
 
 
 def scaled(after_ns: NDArray[np.int64], speed: Fraction) -> NDArray[np.int64]:

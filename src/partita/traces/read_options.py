@@ -15,6 +15,7 @@ from partita.traces.litellm import ServiceBy, SpendLogsReader
 from partita.traces.mooncake import MooncakeReader, Spread
 from partita.traces.table import ParquetReader, TableCsvReader
 
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """How to read a file; None is the reader's own choice."""

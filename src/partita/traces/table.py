@@ -1,8 +1,8 @@
 """Partita's own trace tables, as Parquet or CSV: one row a request, or one row a bin.
 
 Requests have the columns ts, service, size, output_size; counts have ts, service, count, bin_s, law, shape. Sizes, law
-and shape may be missing. `bin_s` is the same in every row. A table with other names is read through a map of columns, in
-which the service, too, may be missing.
+and shape may be missing. `bin_s` is the same in every row. A table with other names is read through a map of columns,
+in which the service, too, may be missing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def to_block(columns: Block, info: TraceInfo, rising: RisingTimes, shape: TableS
     return _counts(columns, at_ns, service, theirs)
 
 
-def _counts(columns: Block, at_ns: NDArray[np.int64], service: NDArray[np.object_], theirs: Mapping[str, str]) -> Counts:
+def _counts(
+    columns: Block, at_ns: NDArray[np.int64], service: NDArray[np.object_], theirs: Mapping[str, str]
+) -> Counts:
     count = columns.counts(theirs["count"])
     law = columns.text(theirs["law"]) if "law" in theirs else np.full(len(columns), "poisson", object)
     if (unknown := ~np.isin(law.astype(str), LAWS)).any():
