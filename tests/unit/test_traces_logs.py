@@ -232,7 +232,7 @@ def test_json_of_another_kind_is_not_recognised(tmp_path: Path) -> None:
 
 # LiteLLM --------------------------------------------------------------------------------------------------------------
 
-SPEND = """request_id,call_type,prompt_tokens,completion_tokens,startTime,endTime,model,model_group,cache_hit,status,meta
+SPEND = """request_id,call_type,prompt_tokens,completion_tokens,startTime,endTime,model,model_group,cache_hit,status,x
 a,acompletion,10,1,2024-05-01 10:00:00.250,2024-05-01 10:00:03,azure/gpt,chat,None,success,"{""k"": ""a, b""}"
 b,acompletion,20,2,2024-05-01 09:59:59.000,2024-05-01 10:00:04,azure/gpt,,False,success,{}
 c,acompletion,30,0,2024-05-01 10:00:02+00,2024-05-01 10:00:05,azure/gpt,chat,True,success,{}

@@ -57,7 +57,7 @@ class Superposed:
         self.origin_ns, self.span_ns = sources[0].origin_ns, max(source.span_ns for source in sources)
 
     def until(self, ns: int) -> Arrivals:
-        """Return the requests before `ns` that have not been returned yet, those of an instant in the sources' order."""
+        """Return the requests before `ns` that have not been returned yet, of an instant in the order of sources."""
         parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {name: [] for name in self.services}
         for source in self._sources:
             a = source.until(ns)
