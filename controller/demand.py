@@ -178,8 +178,10 @@ def _peaks_together(scenario: Scenario, window: Window, files: Sequence[_File]) 
     summary = summarise_blocks(
         blocks, TraceInfo("", "counts"), ServiceMap(), weigh=cache(lambda s: _gpu_time_s(scenario, s))
     )
-    assert summary is not None
-    return dict(zip(summary.services, (summary.busiest_minute_rps * window.speed).tolist(), strict=True))
+    rates = dict[str, float]()
+    if summary is not None:
+        rates = dict(zip(summary.services, (summary.busiest_minute_rps * window.speed).tolist(), strict=True))
+    return {name: rates.get(name, 0.0) for file in files for name in file.mapping.services}
 
 
 def _peaks(summary: TraceSummary, window: Window) -> dict[str, float]:

@@ -73,8 +73,11 @@ class SpendLogsInDatabase:
         async def following() -> Rows | None:
             return await anext(source, None)
 
-        while (rows := self._wait(following())) is not None:
-            yield rows
+        try:
+            while (rows := self._wait(following())) is not None:
+                yield rows
+        finally:
+            self._wait(source.aclose())
 
     def digest(self) -> str:
         """Return what tells these rows from any others."""

@@ -146,8 +146,10 @@ async def import_traces(
     options = options or ImportOptions()
     before = [_stamp(*member) for member in members]
     changed = change_traces(members, options.changes(), alignment, named_after_files=True)
-    first_reader, first_path = members[0]
-    told = replace(first_reader.info(first_path), format=changed.info.format)
+    infos = [reader.info(path) for reader, path in members]
+    kind = "counts" if any(info.kind == "counts" for info in infos) else "requests"
+    grid_s = next((info.grid_s for info in infos if info.grid_s), None)
+    told = TraceInfo(changed.info.format, kind, grid_s=grid_s)
     name = " + ".join(str(path) for _, path in members)
     key = options.key(told, alignment if len(members) > 1 else None)
     async with (

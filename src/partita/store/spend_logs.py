@@ -7,7 +7,7 @@ LiteLLM lacks (model_group, status, cache_hit) are taken as empty.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ class SpendLogs:
             found = await connection.fetchval(self._statement("spend_log_digest"), self.status)
         return hashlib.sha256(f"{self.table} {self.by_group} {found}".encode()).hexdigest()
 
-    async def rows(self, connection: Connection) -> AsyncIterator[Rows]:
+    async def rows(self, connection: Connection) -> AsyncGenerator[Rows]:
         """Yield the requests in the order of time, inside a transaction of the caller's."""
         with explained(READING):
             cursor = await connection.cursor(self._statement("spend_logs"), self.status)

@@ -43,6 +43,7 @@ class LateRows:
 
     def __init__(self) -> None:
         self._held: list[Rows] = []
+        self._sorted = 0
         self._newest = -(2**63) + LATE_NS
 
     def first_too_late(self, at_ns: NDArray[np.int64]) -> int | None:
@@ -56,16 +57,25 @@ class LateRows:
         if not rows.at_ns.size:
             return rows
         self._newest = max(self._newest, int(rows.at_ns.max()))
-        whole = join_rows([*self._held, rows])
-        whole = pick(whole, np.argsort(whole.at_ns, kind="stable"))
+        self._held.append(rows)
+        # Sorting all that is held for every few rows would take most of the time.
+        if 4 * sum(part.at_ns.size for part in self._held[1:]) < self._sorted:
+            return pick(rows, slice(0))
+        whole = _sorted(self._held)
         cut = int(np.searchsorted(whole.at_ns, self._newest - LATE_NS))
-        self._held = [pick(whole, slice(cut, None))]
+        self._held, self._sorted = [pick(whole, slice(cut, None))], whole.at_ns.size - cut
         return pick(whole, slice(cut))
 
     def rest(self) -> Iterator[Rows]:
         """Yield what is still held."""
-        yield from self._held
+        if self._held:
+            yield _sorted(self._held)
         self._held = []
+
+
+def _sorted(parts: list[Rows]) -> Rows:
+    whole = join_rows(parts)
+    return pick(whole, np.argsort(whole.at_ns, kind="stable"))
 
 
 def too_late(file: str, row: int, column: str, value: object) -> TraceError:

@@ -97,18 +97,27 @@ def thinned(blocks: Iterable[Rows | Counts], thinning: Thinning) -> Iterator[Row
 
 def _thin_rows(block: Rows, thinning: Thinning) -> Rows:
     keep = np.ones(block.at_ns.size, np.bool_)
-    for name in dict.fromkeys(block.service.tolist()):
-        chosen = np.flatnonzero(block.service == name)
+    for name, chosen in _by_service(block.service):
         keep[chosen] = thinning.keeps(name, block.at_ns[chosen])
     return pick(block, keep)
 
 
+def _by_service(names: NDArray[np.object_]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield the rows of each service, rising."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names.tolist()))}
+    number = np.fromiter(map(numbers.__getitem__, names.tolist()), np.int64, names.size)
+    order = np.argsort(number, kind="stable")
+    edges = np.searchsorted(number[order], np.arange(len(numbers) + 1)).tolist()
+    for name, low, high in zip(numbers, edges[:-1], edges[1:], strict=True):
+        yield name, order[low:high]
+
+
 def _thin_counts(block: Counts, thinning: Thinning) -> Counts:
     count = block.count.copy()
-    for name in dict.fromkeys(block.service.tolist()):
+    for name, rows in _by_service(block.service):
         share = thinning.share(name)
         if share < 1.0:
-            chosen = np.flatnonzero((block.service == name) & (count > 0))
+            chosen = rows[count[rows] > 0]
             keys = bin_keys(thinning.key(name), block.at_ns[chosen])
             for row, key in zip(chosen.tolist(), keys.tolist(), strict=True):
                 count[row] = np.random.Generator(np.random.SFC64(key)).binomial(count[row], share)
