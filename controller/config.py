@@ -28,7 +28,7 @@ from partita.controller.entries import (
     VariationEntry,
 )
 from partita.controller.entry import Entry, closest, refuse
-from partita.controller.load_entries import LoadEntry, Window
+from partita.controller.load_entries import FileEntry, LoadEntry, Window
 from partita.controller.service_entries import ServiceEntry
 from partita.errors import ConfigError, PartitaError
 from partita.model.cluster import MOST_ON_A_GPU, Gpu, Instance, instances_of
@@ -163,51 +163,61 @@ class Scenario(Setup):
             return tuple(self._mixed(entry.service()) for entry in self.service_entries)
         return tuple(self._mixed(self._entry(name).service(name)) for name in found)
 
-    def trace_rules(self) -> dict[str, str | None]:
+    def trace_rules(self, window: Window | None = None) -> dict[str, str | None]:
         """Return which service of the run each service of the trace is, as rules of a ServiceMap.
 
-        What no rule of the user's matches keeps its name, so that `services` can name it.
+        `window` is one of several traces, by default the first. What no rule of the user's matches keeps its name, so
+        that `services` can name it.
         """
         templates = {entry.name for entry in self.service_entries if entry.is_template}
-        rules = {pattern: KEEP if name in templates else name for pattern, name in self._patterns().items()}
+        patterns = self._patterns(window or self._windows()[0])
+        rules = {pattern: KEEP if name in templates else name for pattern, name in patterns.items()}
         return rules if "*" in rules else {**rules, "*": KEEP}
 
     def policy_options(self) -> dict[str, dict[str, OptionValue]]:
         """List the policies to compare with what is set for each, in order."""
         return {p if isinstance(p, str) else p.name: {} if isinstance(p, str) else p.options for p in self.policies}
 
-    def trace_path(self) -> Path:
-        """Return the trace file, seen from the scenario's folder; ``~`` and environment variables stand in it."""
-        assert self.demand.trace is not None
-        return self._folder / expandvars(expanduser(self.demand.trace.file))
+    def trace_path(self, trace: FileEntry | None = None) -> Path:
+        """Return a trace's file, by default the first one's, seen from the scenario's folder.
+
+        ``~`` and environment variables stand in it.
+        """
+        entry = trace or self.demand.trace
+        assert entry is not None
+        return self._folder / expandvars(expanduser(entry.file))
+
+    def trace_paths(self) -> tuple[Path, ...]:
+        """List the files of the traces that are replayed."""
+        return tuple(self.trace_path(entry) for entry in self.demand.traces())
 
     def _mixed(self, service: Service) -> Service:
         """Return a service with the mix of sizes that a law draws; what mix a trace has, only its requests say."""
         return as_given(service, self.demand.sizes.get(service.name, {1.0: 1.0})) if self.demand.arrivals else service
 
-    def _window(self) -> Window:
-        window = self.demand.trace or self.demand.log
-        assert window is not None
-        return window
+    def _windows(self) -> Sequence[Window]:
+        """List the traces that are replayed, or the log."""
+        return [self.demand.log] if self.demand.log else self.demand.traces()
 
     def _entry(self, name: str) -> ServiceEntry:
         """Find the entry of a service of the run: its own, or the template that the trace's service is mapped to."""
         entries = {entry.name: entry for entry in self.service_entries}
         if name in entries and not entries[name].is_template:
             return entries[name]
-        patterns = self._patterns()
-        target = next((patterns[pattern] for pattern in by_detail(patterns) if fnmatchcase(name, pattern)), None)
-        if target is None or not entries[target].is_template:
-            raise ConfigError(
-                f"the trace's service {name!r} matches none of {', '.join(patterns)}: add it, "
-                "or '*': null to leave out the rest",
-                key="load.trace.services",
-                value=name,
-            )
-        return entries[target]
+        for window in self._windows():
+            patterns = self._patterns(window)
+            target = next((patterns[pattern] for pattern in by_detail(patterns) if fnmatchcase(name, pattern)), None)
+            if target is not None and entries[target].is_template:
+                return entries[target]
+        shown = ", ".join(dict.fromkeys(pattern for window in self._windows() for pattern in self._patterns(window)))
+        raise ConfigError(
+            f"the trace's service {name!r} matches none of {shown}: add it, or '*': null to leave out the rest",
+            key="load.trace.services",
+            value=name,
+        )
 
-    def _patterns(self) -> dict[str, str | None]:
-        if rules := self._window().services:
+    def _patterns(self, window: Window) -> dict[str, str | None]:
+        if rules := window.services:
             return dict(rules)
         if len(self.service_entries) == 1:
             only = self.service_entries[0]
@@ -262,13 +272,19 @@ class Scenario(Setup):
         if self.demand.arrivals:
             return
         names = [entry.name for entry in self.service_entries]
-        key = "trace" if self.demand.trace else "log"
-        for pattern, name in self._window().services.items():
-            if name is not None and name not in names:
-                refuse(f"there is no service {name!r}: {closest(name, names)}", "load", key, "services", pattern)
-        if self.demand.trace and not self.trace_path().is_file():
-            there = "is a folder" if self.trace_path().is_dir() else "does not exist"
-            refuse(f"the trace file {str(self.trace_path())!r} {there}", "load", "trace", "file")
+        for at, window in enumerate(self._windows()):
+            place: tuple[str | int, ...] = ("load", "trace" if self.demand.trace else "log")
+            place = (*place, "with", at - 1) if at else place
+            for pattern, name in window.services.items():
+                if name is not None and name not in names:
+                    refuse(f"there is no service {name!r}: {closest(name, names)}", *place, "services", pattern)
+            for pattern in window.thin:
+                # What a template stands for, only the trace says.
+                if not any(entry.is_template or fnmatchcase(entry.name, pattern) for entry in self.service_entries):
+                    refuse(f"there is no service {pattern!r}: {closest(pattern, names)}", *place, "thin", pattern)
+            if isinstance(window, FileEntry) and not (path := self.trace_path(window)).is_file():
+                there = "is a folder" if path.is_dir() else "does not exist"
+                refuse(f"the trace file {str(path)!r} {there}", *place, "file")
 
 
 def _gpu(gpu_id: str, entry: ClusterEntry) -> Gpu:

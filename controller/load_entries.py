@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import date
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
 from partita.controller.entry import Entry, Name, NotNegative, Positive, Size, refuse, shorten
 from partita.errors import PartitaError
+
+if TYPE_CHECKING:
+    from partita.traces.read_options import ReadOptions
 
 
 class ArrivalsEntry(Entry):
@@ -52,6 +55,9 @@ class Window(Entry):
     from_: Instant | None = Field(None, alias="from", description="first instant: a time after the start, or a date")
     to: Instant | None = Field(None, description="end: a time after the start, or a date")
     speed: Positive = Field(1.0, description="2 plays the trace twice as fast, at twice the rate")
+    thin: dict[Name, Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=dict, description="pattern of the scenario's service names: share of its requests to keep"
+    )
 
     def span_ns(self, first_ns: int) -> tuple[int | None, int | None]:
         """Return the part to replay of a trace that begins at `first_ns`, as unix time; None at an end left open."""
@@ -70,13 +76,43 @@ class Window(Entry):
         return self
 
 
-class TraceEntry(Window):
-    """A trace file."""
+class FileEntry(Window):
+    """A trace file, and what it does not say itself."""
 
     file: Name = Field(
         description="the file, seen from the scenario's folder; ~ and $VARIABLES stand in it, .gz and .zst are read"
     )
     format: Name | None = Field(None, description="name of the format; left out: detected")
+    bin_s: Positive | None = Field(None, description="width of the bins of counts in seconds; left out: detected")
+    columns: dict[Name, Name] = Field(default_factory=dict, description="our column: the table's column")
+    service_by: Literal["model_group", "model"] | None = Field(
+        None, description="what a service is in LiteLLM's spend logs; left out: model_group"
+    )
+    status: Name | None = Field(None, description="take only rows of this status from LiteLLM's spend logs")
+    grid_s: Positive | None = Field(None, description="step of the instants of a Mooncake trace; left out: detected")
+    spread: Literal["poisson", "even", "none"] | None = Field(
+        None, description="how its requests are spread over a step; left out: poisson"
+    )
+
+    def read_options(self) -> ReadOptions:
+        """Return what is said about the file."""
+        from partita.traces.column_map import ColumnMap
+        from partita.traces.read_options import ReadOptions
+
+        columns = ColumnMap.of(self.columns, key="load.trace.columns") if self.columns else None
+        return ReadOptions(self.bin_s, columns, self.service_by, self.status, self.grid_s, self.spread)
+
+
+class MemberEntry(FileEntry):
+    """A trace file that is replayed at the same time as another one."""
+
+    after_s: NotNegative = Field(0.0, description="seconds after the first trace's beginning at which it begins")
+
+
+class TraceEntry(FileEntry):
+    """A trace file, and others to be replayed at the same time."""
+
+    with_: list[MemberEntry] = Field(default_factory=list, alias="with", description="traces played at the same time")
 
 
 class LogEntry(Window):
@@ -99,6 +135,10 @@ class LoadEntry(Entry):
     )
     trace: TraceEntry | None = Field(None, description="requests of a trace file")
     log: LogEntry | None = Field(None, description="requests that were imported into the database")
+
+    def traces(self) -> list[FileEntry]:
+        """List the trace files, the first one before those that are played with it."""
+        return [] if self.trace is None else [self.trace, *self.trace.with_]
 
     @model_validator(mode="after")
     def _come_from_one_place(self) -> Self:

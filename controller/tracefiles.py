@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import chain
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
-from partita.errors import ConfigError, StoreError, TraceError
+from partita.errors import StoreError, TraceError
 from partita.plugins.host import PluginHost
 from partita.ports import Counts, Rows, TraceInfo, TraceReader
 from partita.store.connection import connect
@@ -19,15 +19,16 @@ from partita.store.imports import ImportRecord, begin_import, content_hash, read
 from partita.store.reading import read_requests, read_rollup, read_span
 from partita.traces import READERS, detect
 from partita.traces.azure_llm import ONE_SERVICE
-from partita.traces.counts import CountsReader
+from partita.traces.changes import Changed, Changes
+from partita.traces.files import read_head
 from partita.traces.guard import read_blocks
-from partita.traces.select import Selection, as_rows
+from partita.traces.read_options import ReadOptions, with_options
 from partita.traces.services import KEEP, ServiceMap
-from partita.traces.summary import first_instant, open_arrivals
+from partita.traces.summary import TraceSummary, summarise_blocks
+from partita.traces.superposition import Alignment
+from partita.traces.table import ParquetReader, TableCsvReader
 from partita.traces.times import parse_instant
 from partita.traces.writers import write_trace
-
-DRAWN_STEP_NS = 10_000_000_000
 
 Block = TypeVar("Block")
 Watch = Callable[[int], None]
@@ -44,21 +45,28 @@ def known_readers() -> tuple[TraceReader, ...]:
     return (*(cast(TraceReader, reader) for name, reader in brought.items() if name not in ours), *READERS)
 
 
-def choose_reader(path: Path, *, forced: str | None = None, bin_s: float | None = None) -> TraceReader:
-    """Return the reader of a file; with `bin_s` it must be one of counts, whose bins are then so wide."""
-    reader = detect(path, known_readers(), forced)
-    if bin_s is None:
-        return reader
-    if not isinstance(reader, CountsReader):
-        raise ConfigError(f"the format {reader.name} of {path} tells the width of its bins itself", key="--bin")
-    return CountsReader(bin_s)
+def choose_reader(
+    path: Path, *, forced: str | None = None, bin_s: float | None = None, options: ReadOptions | None = None
+) -> TraceReader:
+    """Return the reader of a file with what is said about it; ConfigError for an option that it does not take.
+
+    With `bin_s` it must be one of counts, whose bins are then so wide. A map of columns is for a table, whatever its
+    columns are called.
+    """
+    options = options or ReadOptions(bin_s=bin_s)
+    if options.columns is not None and forced is None:
+        read_head(path)
+        table = ParquetReader() if ParquetReader().recognises(path, "") else TableCsvReader()
+        return with_options(table, path, options)
+    return with_options(detect(path, known_readers(), forced), path, options)
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
     """What is taken over from a file, and how; the same file with other options is another import.
 
-    `services` are the rules of a ServiceMap. With `raw`, requests drawn from `seed` stand for the counts of a trace.
+    `services`, `begin`, `end`, `thin`, `speed` and `shift` are those of `Changes`. With `raw`, requests drawn from
+    `seed` stand for the counts of a trace. `reading` is what else was said about how to read the file.
     """
 
     services: dict[str, str | None] = field(default_factory=dict)
@@ -67,16 +75,39 @@ class ImportOptions:
     bin_s: float | None = None
     raw: bool = False
     seed: int = 0
+    thin: dict[str, float] = field(default_factory=dict)
+    speed: float = 1.0
+    shift: str | None = None
+    reading: dict[str, Any] = field(default_factory=dict)
 
-    def key(self, info: TraceInfo) -> dict[str, Any]:
+    def key(self, info: TraceInfo, alignment: Alignment | None = None) -> dict[str, Any]:
         """Return what makes the imported content differ, for the record."""
         found: dict[str, Any] = {"format": info.format}
-        for name in ("services", "begin", "end", "bin_s"):
+        for name in ("services", "begin", "end", "bin_s", "thin", "shift", "reading"):
             if value := getattr(self, name):
                 found[name] = value
+        if self.speed != 1.0:
+            found["speed"] = self.speed
+        if alignment is not None:
+            found["superpose"] = alignment
         if self.raw and info.kind == "counts":
             found |= {"raw": True, "seed": self.seed}
+        elif self.thin or info.grid_s:
+            found["seed"] = self.seed
         return found
+
+    def changes(self) -> Changes:
+        """Return what becomes of the trace."""
+        return Changes(
+            services=self.services,
+            begin=self.begin,
+            end=self.end,
+            thin=self.thin,
+            speed=self.speed,
+            shift=self.shift,
+            raw=self.raw,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +131,34 @@ async def import_trace(
     watch: Watch | None = None,
 ) -> Imported:
     """Bring a trace file into the database, exactly once and whole or not at all."""
-    options, before = options or ImportOptions(), _stamp(path)
-    info, blocks = _plan(path, reader, options)
+    return await import_traces(dsn, [(reader, path)], options, watch=watch)
+
+
+async def import_traces(
+    dsn: str,
+    members: Sequence[tuple[TraceReader, Path]],
+    options: ImportOptions | None = None,
+    *,
+    alignment: Alignment = "aligned",
+    watch: Watch | None = None,
+) -> Imported:
+    """Bring one trace file, or several as one trace, into the database, exactly once and whole or not at all."""
+    options = options or ImportOptions()
+    before = [_stamp(*member) for member in members]
+    changed = change_traces(members, options.changes(), alignment, named_after_files=True)
+    infos = [reader.info(path) for reader, path in members]
+    kind = "counts" if any(info.kind == "counts" for info in infos) else "requests"
+    grid_s = next((info.grid_s for info in infos if info.grid_s), None)
+    told = TraceInfo(changed.info.format, kind, grid_s=grid_s)
+    name = " + ".join(str(path) for _, path in members)
+    key = options.key(told, alignment if len(members) > 1 else None)
     async with (
         connect(dsn) as connection,
-        begin_import(
-            connection, file=str(path), sha256=content_hash(path), info=info, options=options.key(reader.info(path))
-        ) as opened,
+        begin_import(connection, file=name, sha256=_content(members), info=changed.info, options=key) as opened,
     ):
         added = not opened.done_before
         rows = 0
-        for block in blocks if added else ():
+        for block in changed if added else ():
             match block:
                 case Rows():
                     await opened.write_rows(block)
@@ -120,38 +168,60 @@ async def import_trace(
             if watch is not None:
                 watch(rows)
         if added and not rows:
-            raise TraceError("nothing in it is in the time and of the services asked for", file=str(path))
-        if added and _stamp(path) != before:
-            raise TraceError("it changed while it was read; nothing was imported", file=str(path))
-    return Imported(opened.record, added, blocks.dropped)
+            raise TraceError("nothing in it is in the time and of the services asked for", file=name)
+        if added and [_stamp(*member) for member in members] != before:
+            raise TraceError("it changed while it was read; nothing was imported", file=name)
+    return Imported(opened.record, added, changed.dropped)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def change_traces(
+    members: Sequence[tuple[TraceReader, Path]],
+    changes: Changes,
+    alignment: Alignment = "aligned",
+    *,
+    named_after_files: bool = False,
+) -> Changed:
+    """Return what becomes of files; one that tells no services apart can lend its name to the one it has."""
+    return Changed(
+        [
+            (reader, path, replace(changes, services=_default_rules(reader, path)))
+            if named_after_files and not changes.services
+            else (reader, path, changes)
+            for reader, path in members
+        ],
+        alignment,
+    )
+
+
+def summarise_changed(changed: Changed, name: str) -> TraceSummary:
+    """Count what a changed trace holds; TraceError if that is nothing."""
+    found = summarise_blocks(changed, changed.info, ServiceMap())
+    if found is None:
+        raise TraceError("holds no requests in the part asked for", file=name)
+    return found
+
+
+@runtime_checkable
+class _Snapshot(Protocol):
+    """A reader of what cannot change while it is read."""
+
+    def digest(self) -> str:
+        """Return what tells its content from any other."""
+        ...
+
+
+def _content(members: Sequence[tuple[TraceReader, Path]]) -> str:
+    """Return a SHA-256 of what is read."""
+    found = [reader.digest() if isinstance(reader, _Snapshot) else content_hash(path) for reader, path in members]
+    return found[0] if len(found) == 1 else sha256(" ".join(found).encode()).hexdigest()
+
+
+def _stamp(reader: TraceReader, path: Path) -> tuple[int, int, int]:
     """Return what changes when a file is written to or replaced: its content was hashed before it was read."""
+    if isinstance(reader, _Snapshot):
+        return 0, 0, 0
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _plan(path: Path, reader: TraceReader, options: ImportOptions) -> tuple[TraceInfo, Selection]:
-    """Return what will be written, and from what."""
-    info, rules = reader.info(path), dict(options.services)
-    rules = rules or _default_rules(reader, path)
-    if options.raw and info.kind == "counts":
-        arrivals, summary = open_arrivals(
-            reader, path, ServiceMap(rules), begin=options.begin, end=options.end, seed=options.seed
-        )
-        drawn = Selection(as_rows(arrivals, step_ns=DRAWN_STEP_NS), ServiceMap())
-        drawn.dropped = summary.dropped
-        return TraceInfo(info.format, "requests"), drawn
-    bounds: dict[str, int | None] = {"begin_ns": None, "end_ns": None}
-    if options.begin is not None or options.end is not None:
-        origin = first_instant(reader, path)
-        for name, text in (("begin", options.begin), ("end", options.end)):
-            if text is not None:
-                bounds[f"{name}_ns"] = parse_instant(
-                    text, origin_ns=origin, key="--from" if name == "begin" else "--to"
-                )
-    return info, Selection(read_blocks(reader, path), ServiceMap(rules), **bounds)
 
 
 def _default_rules(reader: TraceReader, path: Path) -> dict[str, str | None]:
@@ -208,6 +278,32 @@ def _pull(runner: asyncio.Runner, source: AsyncIterator[Block]) -> Iterator[Bloc
         yield block
 
 
+class _ImportReader:
+    """Reads what an import brought, as a trace."""
+
+    def __init__(self, dsn: str, record: ImportRecord, begin: str | None, end: str | None) -> None:
+        self.name = record.format
+        self._dsn, self._record, self._bounds = dsn, record, {"begin": begin, "end": end}
+
+    def recognises(self, path: Path, head: str) -> bool:
+        """No file is an import."""
+        return False
+
+    def info(self, path: Path) -> TraceInfo:
+        """Describe it; StoreError if it holds nothing in the part asked for."""
+        with closing(exported_blocks(self._dsn, self._record, **self._bounds)) as blocks:
+            first = next(blocks, None)
+        if first is None:
+            raise StoreError(f"import {self._record.id} holds nothing in the part asked for")
+        return TraceInfo(self._record.format, self._record.kind, first[1])
+
+    def blocks(self, path: Path) -> Iterator[Rows | Counts]:
+        """Yield the requests or bins."""
+        with closing(exported_blocks(self._dsn, self._record, **self._bounds)) as blocks:
+            for block, _ in blocks:
+                yield block
+
+
 def export_trace(
     dsn: str,
     record: ImportRecord,
@@ -215,21 +311,27 @@ def export_trace(
     *,
     begin: str | None = None,
     end: str | None = None,
+    changes: Changes | None = None,
     watch: Watch | None = None,
 ) -> int:
-    """Write what an import brought to a file and return how many rows that are."""
-    blocks = exported_blocks(dsn, record, begin=begin, end=end)
-    first = next(blocks, None)
-    if first is None:
-        raise StoreError(f"import {record.id} holds nothing in the part asked for")
+    """Write what an import brought to a file and return how many rows that are; `changes` are made to the part."""
+    reader = _ImportReader(dsn, record, begin, end)
+    changed = change_traces([(reader, Path(f"import {record.id}"))], changes or Changes())
+    return write_changed(out, changed, watch=watch)
+
+
+def write_changed(out: Path, changed: Changed, *, watch: Watch | None = None) -> int:
+    """Write a trace to a file and return how many rows that are; what has no instants stays counts."""
 
     def watched() -> Iterator[Rows | Counts]:
         rows = 0
-        for block, _ in chain([first], blocks):
+        for block in changed:
             rows += block.at_ns.size
             if watch is not None:
                 watch(rows)
-            yield block
+            if block.at_ns.size:
+                yield block
+        if not rows:
+            raise TraceError("nothing is left of the trace to write", file=str(out))
 
-    with closing(blocks):
-        return write_trace(out, watched(), bin_s=first[1])
+    return write_trace(out, watched(), bin_s=changed.info.bin_s)

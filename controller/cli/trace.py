@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from partita.controller.cli.options import Database, database_options
+from partita.controller.cli.trace_sources import Asked, source_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,14 +20,7 @@ if TYPE_CHECKING:
     from partita.controller.tracefiles import Imported
     from partita.traces.summary import TraceSummary
 
-FORMAT = click.option("--format", "forced", metavar="NAME", help="Format of the file, where it is not told rightly.")
-BIN = click.option(
-    "--bin", "bin_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Width of bins."
-)
-FROM = click.option(
-    "--from", "begin", metavar="WHEN", help="Start: a date, or a time after the trace's start (90, 1.5h)."
-)
-TO = click.option("--to", "end", metavar="WHEN", help="End, likewise.")
+RAW = click.option("--raw", is_flag=True, help="Take counts as requests, drawn inside their bins.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
@@ -34,92 +29,76 @@ QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def trace() -> None:
     """Import, inspect, make and export request traces.
 
-    Files may be plain or compressed (.gz, .zst). Formats: azure-llm, servegen, counts, csv, parquet, and what plugins
-    bring; docs/traces.md describes them.
+    Files may be plain or compressed (.gz, .zst). Formats: azure-llm, servegen, mooncake, litellm, openai, counts, csv,
+    parquet, and what plugins bring; docs/traces.md describes them, and the options that say more about a file or change
+    what comes of it.
     """
 
 
 @trace.command("import")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@FORMAT
-@click.option("--service", metavar="NAME", help="Name of the one service that the trace is for.")
-@click.option(
-    "--map", "rules", multiple=True, metavar="PATTERN=NAME", help="Rename services; what matches none is left out."
-)
-@FROM
-@TO
-@BIN
-@click.option("--raw", is_flag=True, help="Import counts as requests, drawn inside their bins.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="What --raw draws from.")
+@source_options(required=True)
+@RAW
 @JSON
 @QUIET
 @database_options
-def import_files(
-    files: tuple[Path, ...],
-    forced: str | None,
-    service: str | None,
-    rules: tuple[str, ...],
-    begin: str | None,
-    end: str | None,
-    bin_s: float | None,
-    raw: bool,
-    seed: int,
-    as_json: bool,
-    quiet: bool,
-    database: Database,
-) -> None:
-    """Bring trace files into the database, each exactly once.
+def import_files(asked: Asked, raw: bool, as_json: bool, quiet: bool, database: Database) -> None:
+    """Bring traces into the database, each exactly once.
 
-    Requests become rows of the request log. Counts stay counts, so that nothing is lost, and a replay draws the
-    instants; --raw draws them now. A file that is there already (with the same options) adds nothing.
+    A FILE may also be a database with LiteLLM's spend logs, postgresql://user@host/name. Requests become rows of the
+    request log. Counts stay counts, so that nothing is lost, and a replay draws the instants; --raw draws them now.
+    What is there already (with the same options) adds nothing.
 
     \b
     Examples:
       partita trace import azure_conv.csv.gz --service chat
       partita trace import client_rates_600s.csv.gz --map 'm-small/*=*' --to 1d
+      partita trace import postgresql://reader@proxy/litellm --service-by model --status success
     """
-    from partita.controller.tracefiles import ImportOptions, choose_reader, import_trace
+    from partita.controller.tracefiles import import_traces
 
-    options = ImportOptions(_service_rules(service, rules), begin, end, bin_s, raw, seed)
-    readers = [choose_reader(path, forced=forced, bin_s=bin_s) for path in files]
-    done: list[Imported] = []
-    with database.serve() as dsn:
-        for path, reader in zip(files, readers, strict=True):
-            with _progress(path.name, quiet=quiet or as_json) as watch:
-                found = asyncio.run(import_trace(dsn, path, reader, options, watch=watch))
-            done.append(found)
+    options = asked.import_options(raw=raw)
+    done: list[tuple[str, Imported]] = []
+    with asked.open() as members, database.serve() as dsn:
+        for group in asked.groups(members):
+            name = " + ".join(str(path) for _, path in group)
+            with _progress(group[0][1].name, quiet=quiet or as_json) as watch:
+                work = import_traces(dsn, group, options, alignment=asked.alignment, watch=watch)
+                found = asyncio.run(work)
+            done.append((name, found))
             if not as_json and not quiet:
-                click.echo(_sentence(path, found))
+                click.echo(_sentence(name, found))
     if as_json:
         from partita.model.plain import to_json
 
-        click.echo(to_json([_import_document(path, found) for path, found in zip(files, done, strict=True)]))
+        click.echo(to_json([_import_document(name, found) for name, found in done]))
 
 
 @trace.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@FORMAT
-@BIN
+@source_options(required=True)
 @JSON
-def info(file: Path, forced: str | None, bin_s: float | None, as_json: bool) -> None:
-    """Say what a trace FILE holds: format, time, services, rates.
+def info(asked: Asked, as_json: bool) -> None:
+    """Say what a trace FILE holds: format, time, services, rates; with options for changes, what would come of it.
 
     \b
-    Example:
+    Examples:
       partita trace info azure_conv.csv.gz
+      partita trace info requests.csv --columns ts=when:ms,service=model,size=tokens --thin 0.1
     """
-    from partita.controller.tracefiles import choose_reader
-    from partita.traces.summary import summarise
+    from partita.controller.tracefiles import change_traces, summarise_changed
 
-    reader = choose_reader(file, forced=forced, bin_s=bin_s)
-    with _progress(file.name, quiet=as_json):
-        summary = summarise(reader, file)
+    documents = []
+    with asked.open() as members:
+        for group in asked.groups(members):
+            name = " + ".join(str(path) for _, path in group)
+            with _progress(name, quiet=as_json):
+                summary = summarise_changed(change_traces(group, asked.changes(), asked.alignment), name)
+            documents.append({"file": name, **_summary_document(summary)})
+            if not as_json:
+                _print_summary(name, summary)
     if as_json:
         from partita.model.plain import to_json
 
-        click.echo(to_json({"file": str(file), **_summary_document(summary)}))
-    else:
-        _print_summary(file, summary)
+        click.echo(to_json(documents[0] if len(documents) == 1 else documents))
 
 
 @trace.command()
@@ -177,42 +156,53 @@ def synth(
 
 @trace.command()
 @click.argument("out", type=click.Path(path_type=Path))
+@source_options(required=False)
 @click.option("--import", "number", type=int, metavar="ID", help="Which import.  [default: the newest]")
-@FROM
-@TO
+@RAW
 @JSON
 @QUIET
 @database_options
 def export(
-    out: Path, number: int | None, begin: str | None, end: str | None, as_json: bool, quiet: bool, database: Database
+    out: Path, asked: Asked, number: int | None, raw: bool, as_json: bool, quiet: bool, database: Database
 ) -> None:
-    """Write an imported trace from the database to OUT (.parquet, .csv, .csv.gz or .csv.zst).
+    """Write a trace to OUT (.parquet, .csv, .csv.gz or .csv.zst): an import from the database, or FILEs as one.
+
+    Requests are written as requests and counts as counts, unless --raw draws them; read again, they are the same.
 
     \b
-    Example:
+    Examples:
       partita trace export hour.parquet --import 3 --from 2h --to 3h
+      partita trace export both.parquet chat.jsonl code.jsonl --superpose aligned --speed 2
     """
-    from partita.controller.tracefiles import choose_import, export_trace
+    from partita.controller.tracefiles import change_traces, choose_import, export_trace, write_changed
     from partita.traces.writers import check_target
 
     check_target(out)
-    with database.serve() as dsn:
-        record = asyncio.run(choose_import(dsn, number))
-        with _progress(out.name, quiet=quiet or as_json, expected=record.rows) as watch:
-            rows = export_trace(dsn, record, out, begin=begin, end=end, watch=watch)
+    if asked.files:
+        if number is not None:
+            raise click.UsageError("give FILEs or --import, not both")
+        if len(asked.files) > 1 and not asked.superposes:
+            raise click.UsageError("several FILEs become one trace: give --superpose aligned or --superpose dated")
+        with asked.open() as members, _progress(out.name, quiet=quiet or as_json) as watch:
+            rows = write_changed(out, change_traces(members, asked.changes(raw=raw), asked.alignment), watch=watch)
+    else:
+        if raw:
+            raise click.UsageError("--raw is for FILEs; draw counts when they are imported")
+        asked.refuse_reading_options()
+        with database.serve() as dsn:
+            record = asyncio.run(choose_import(dsn, number))
+            with _progress(out.name, quiet=quiet or as_json, expected=record.rows) as watch:
+                changes = asked.changes()
+                rows = export_trace(
+                    dsn,
+                    record,
+                    out,
+                    begin=changes.begin,
+                    end=changes.end,
+                    changes=replace(changes, begin=None, end=None),
+                    watch=watch,
+                )
     _print_written(out, rows, as_json=as_json, quiet=quiet)
-
-
-def _service_rules(service: str | None, rules: tuple[str, ...]) -> dict[str, str | None]:
-    if service is not None and rules:
-        raise click.UsageError("give --service or --map, not both")
-    found: dict[str, str | None] = {} if service is None else {"*": service}
-    for rule in rules:
-        pattern, equals, name = rule.rpartition("=")
-        if not (pattern and equals and name):
-            raise click.BadParameter(f"{rule!r} is not PATTERN=NAME", param_hint="--map")
-        found[pattern] = name
-    return found
 
 
 @contextmanager
@@ -253,7 +243,7 @@ def _watched(blocks: Iterator[Any], watch: Callable[[int], None]) -> Iterator[An
         yield block
 
 
-def _sentence(path: Path, found: Imported) -> str:
+def _sentence(path: str, found: Imported) -> str:
     record = found.record
     if not found.added:
         return f"{path}: was imported before (import {record.id}, {record.rows:,} rows); nothing added."
@@ -262,10 +252,10 @@ def _sentence(path: Path, found: Imported) -> str:
     return f"{path}: {record.rows:,} {what} added{left_out} (format {record.format}, import {record.id})."
 
 
-def _import_document(path: Path, found: Imported) -> dict[str, Any]:
+def _import_document(path: str, found: Imported) -> dict[str, Any]:
     record = found.record
     return {
-        "file": str(path),
+        "file": path,
         "added": found.added,
         "import": record.id,
         "format": record.format,
@@ -297,14 +287,14 @@ def _summary_document(summary: TraceSummary) -> dict[str, Any]:
     }
 
 
-def _print_summary(file: Path, summary: TraceSummary) -> None:
+def _print_summary(file: str, summary: TraceSummary) -> None:
     from rich.console import Console
     from rich.table import Table
 
     told = Table.grid(padding=(0, 2))
     bins = "" if summary.info.bin_s is None else f" in bins of {summary.info.bin_s:g} s"
     lines = [
-        ("file", str(file)),
+        ("file", file),
         ("format", f"{summary.info.format}, {summary.info.kind}{bins}"),
         ("time", f"{_date(summary.begin_ns)} to {_date(summary.end_ns)} UTC ({_duration(summary.span_s)})"),
         ("rows", f"{summary.entries:,}"),

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from partita.controller.config import Scenario
 from partita.controller.entry import shorten
 from partita.controller.scenario_file import read_values
-from partita.controller.whatif.tracemark import mark_of
+from partita.controller.whatif.tracemark import marks_of
 from partita.errors import ConfigError
 from partita.model.plain import to_json
 
@@ -78,7 +78,7 @@ def cells_of(
         changed = vary_scenario(scenario, settings, folder)
         begin: dict[str, Any] = {"vary": dict(settings)}
         if TRACE in keys:
-            begin["trace"] = mark_of(changed.trace_path())
+            begin["trace"] = marks_of(changed.trace_paths())
         for policy, seed in product(policies, seeds):
             name = to_json({**begin, "policy": policy, "seed": seed})
             cells.append(Cell(name, settings, policy, seed, changed))

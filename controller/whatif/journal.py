@@ -18,7 +18,7 @@ from typing import Any, Self
 from partita.controller.config import Scenario
 from partita.controller.results import versions
 from partita.controller.whatif.changes import changes
-from partita.controller.whatif.tracemark import mark_of
+from partita.controller.whatif.tracemark import marks_of
 from partita.errors import ConfigError
 from partita.model.plain import to_json
 from partita.plugins.discovery import discover
@@ -37,7 +37,7 @@ def header_of(scenario: Scenario) -> dict[str, Any]:
     return {
         "partita_sweep": FORMAT,
         "scenario": document,
-        "trace": mark_of(scenario.trace_path()) if scenario.demand.trace else None,
+        "trace": marks_of(scenario.trace_paths()),
         "versions": {**versions(), **foreign},
     }
 

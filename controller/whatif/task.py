@@ -67,7 +67,7 @@ def _demand(scenario: Scenario, dsn: str | None) -> Demand:
     """Read what a scenario asks for, or return what was read last if it is the same: a trace is looked through once."""
     global _read  # noqa: PLW0603 - a worker's memory, of one value that its key checks
     asked = scenario.document()
-    place = str(scenario.trace_path()) if scenario.demand.trace else dsn
+    place = [str(path) for path in scenario.trace_paths()] or dsn
     key = to_json([asked["load"], asked["services"], place])
     kept = _read
     if kept is None or kept[0] != key:

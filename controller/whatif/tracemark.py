@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 PIECE = 1 << 20
 """Bytes at the start and at the end that are looked at."""
+
+
+def marks_of(paths: Sequence[Path]) -> Any:
+    """Return the mark of a scenario's one trace file, those of several in a list, or None if it has none."""
+    marks = [mark_of(path) for path in paths]
+    return marks if len(marks) > 1 else next(iter(marks), None)
 
 
 def mark_of(path: Path) -> dict[str, Any]:

@@ -320,11 +320,15 @@ class Discipline(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
-    """What a trace file holds: `kind` is "requests" or "counts", `bin_s` the width of a count's bin."""
+    """What a trace file holds: `kind` is "requests" or "counts", `bin_s` the width of a count's bin.
+
+    `grid_s` is the step on which a request trace has its instants, where the reader spreads them inside it.
+    """
 
     format: str
     kind: str
     bin_s: float | None = None
+    grid_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ SECTIONS: dict[str, list[type[BaseModel]]] = {
     "load": [load_entries.LoadEntry],
     "load.arrivals": [load_entries.ArrivalsEntry],
     "load.trace": [load_entries.TraceEntry],
+    "load.trace.with": [load_entries.MemberEntry],
     "load.log": [load_entries.LogEntry],
     "overheads": [entries.OverheadsEntry],
     "variation": [entries.VariationEntry],
@@ -27,7 +28,7 @@ SECTIONS: dict[str, list[type[BaseModel]]] = {
     "policies": [entries.PolicyEntry],
     "control": [entries.ControlEntry],
 }
-BASES = (entry.Entry, load_entries.Window)
+BASES = (entry.Entry, load_entries.Window, load_entries.FileEntry)
 """What entries are made from, and no entry itself."""
 
 

@@ -16,6 +16,9 @@ from partita.traces.azure_llm import AzureLlmReader
 from partita.traces.blocks import join_counts
 from partita.traces.counts import CountsReader
 from partita.traces.files import open_text, watch_reading
+from partita.traces.litellm import SpendLogsReader
+from partita.traces.mooncake import MooncakeReader
+from partita.traces.request_log import RequestLogReader
 from partita.traces.servegen import ServeGenReader
 from partita.traces.table import ParquetReader, TableCsvReader
 
@@ -186,7 +189,8 @@ def test_a_format_can_be_forced(tmp_path: Path) -> None:
 
 
 def test_the_readers_are_told_apart() -> None:
-    kinds = [ParquetReader, TableCsvReader, AzureLlmReader, ServeGenReader, CountsReader]
+    kinds: list[type] = [ParquetReader, TableCsvReader, AzureLlmReader, ServeGenReader]
+    kinds += [SpendLogsReader, MooncakeReader, RequestLogReader, CountsReader]
     assert [type(r) for r in READERS] == kinds
     assert len({r.name for r in READERS}) == len(READERS)
 

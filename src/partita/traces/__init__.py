@@ -11,6 +11,9 @@ from partita.traces.azure_llm import AzureLlmReader
 from partita.traces.counts import CountsReader
 from partita.traces.files import read_head
 from partita.traces.guard import recognises
+from partita.traces.litellm import SpendLogsReader
+from partita.traces.mooncake import MooncakeReader
+from partita.traces.request_log import RequestLogReader
 from partita.traces.servegen import ServeGenReader
 from partita.traces.table import ParquetReader, TableCsvReader
 
@@ -19,6 +22,9 @@ READERS: tuple[TraceReader, ...] = (
     TableCsvReader(),
     AzureLlmReader(),
     ServeGenReader(),
+    SpendLogsReader(),
+    MooncakeReader(),
+    RequestLogReader(),
     CountsReader(),
 )
 """The built-in readers, the most particular first."""

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import traceback
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from threading import Thread
@@ -32,9 +33,12 @@ from partita.errors import DrawingEnded, PartitaError
 from partita.kernels.splice import take_before
 from partita.model.load import Arrivals
 from partita.ports import TraceReader
-from partita.traces.arrivals import DEFAULT_SIZE, TraceArrivals
+from partita.traces.arrivals import DEFAULT_SIZE, ArrivalSource, TraceArrivals
 from partita.traces.guard import read_blocks
+from partita.traces.read_options import seeded
 from partita.traces.services import ServiceMap
+from partita.traces.superposition import Later, Superposed, member_seed
+from partita.traces.thinning import Thinned, Thinning
 
 ENOUGH = 20_000_000
 """Requests from which a process of their own pays: it takes about as long to start as to draw a tenth of them."""
@@ -56,7 +60,10 @@ _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from partita.t
 
 @dataclass(frozen=True, slots=True)
 class TracePart:
-    """A part of a trace file to be replayed; the fields are those of `TraceArrivals`."""
+    """A part of a trace file to be replayed; most fields are those of `TraceArrivals`.
+
+    `thin` are shares of its services to keep, and it begins `later_ns` after the replay.
+    """
 
     reader: TraceReader
     path: Path
@@ -66,11 +73,17 @@ class TracePart:
     bin_s: float | None = None
     speed: float = 1.0
     seed: int = 0
+    thin: Mapping[str, float] = field(default_factory=dict)
+    later_ns: int = 0
 
-    def open(self) -> TraceArrivals:
+    def seeded(self, seed: int) -> TracePart:
+        """Return the same part, drawn from a seed."""
+        return replace(self, seed=seed)
+
+    def open(self) -> ArrivalSource:
         """Return its requests, from the first one on; nothing is read before it is asked for."""
-        return TraceArrivals(
-            read_blocks(self.reader, self.path),
+        source: ArrivalSource = TraceArrivals(
+            read_blocks(seeded(self.reader, self.seed), self.path),
             self.mapping,
             begin_ns=self.begin_ns,
             end_ns=self.end_ns,
@@ -78,12 +91,35 @@ class TracePart:
             speed=self.speed,
             seed=self.seed,
         )
+        if self.thin:
+            source = Thinned(source, Thinning(self.thin, self.seed))
+        return Later(source, self.later_ns) if self.later_ns else source
+
+
+@dataclass(frozen=True, slots=True)
+class TraceParts:
+    """Parts of several trace files to be replayed at once."""
+
+    parts: tuple[TracePart, ...]
+
+    @property
+    def path(self) -> Path:
+        """The first file."""
+        return self.parts[0].path
+
+    def seeded(self, seed: int) -> TraceParts:
+        """Return the same parts, drawn from a seed, each from one of its own."""
+        return TraceParts(tuple(part.seeded(member_seed(seed, at)) for at, part in enumerate(self.parts)))
+
+    def open(self) -> ArrivalSource:
+        """Return the requests of all of them."""
+        return Superposed([part.open() for part in self.parts])
 
 
 class DrawnApart:
     """The requests of a part of a trace, drawn in another process; a context manager, which ends the process."""
 
-    def __init__(self, part: TracePart) -> None:
+    def __init__(self, part: TracePart | TraceParts) -> None:
         source = part.open()
         self.services, self.origin_ns, self.span_ns = source.services, source.origin_ns, source.span_ns
         self._part = part
@@ -216,7 +252,7 @@ def serve() -> None:
     sender = Thread(target=_send, args=(messages, answers), daemon=True)
     sender.start()
     try:
-        part: TracePart = pickle.loads(sys.stdin.buffer.read())
+        part: TracePart | TraceParts = pickle.loads(sys.stdin.buffer.read())
         _draw(part.open(), messages)
     except Exception as problem:
         body = pickle.dumps(_portable(problem))
@@ -225,7 +261,7 @@ def serve() -> None:
     sender.join()
 
 
-def _draw(source: TraceArrivals, messages: queue.Queue[list[bytes | memoryview] | None]) -> None:
+def _draw(source: ArrivalSource, messages: queue.Queue[list[bytes | memoryview] | None]) -> None:
     """Draw in steps of about AT_ONCE requests."""
     now_ns, step_ns = 0, FIRST_STEP_NS
     while now_ns < source.span_ns:

@@ -42,6 +42,12 @@ def bin_keys(service: np.uint64 | NDArray[np.uint64], at_ns: NDArray[np.int64]) 
     return _mix(service + at_ns.astype(np.uint64) * _GOLDEN)
 
 
+def chances(keys: NDArray[np.uint64], number: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return for the so-manieth draw under each key a uniform number in [0, 1)."""
+    words = _mix(keys + number.astype(np.uint64) * _GOLDEN)
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def draw_even(bins: Bins) -> NDArray[np.int64]:
     """Fill bins with equal gaps, half a gap before the first; bin after bin."""
     return _place(bins, (_positions(bins.count) + 0.5) / np.repeat(bins.count, bins.count))
@@ -49,8 +55,7 @@ def draw_even(bins: Bins) -> NDArray[np.int64]:
 
 def draw_poisson(bins: Bins) -> NDArray[np.int64]:
     """Fill bins with independent uniform instants; bin after bin, in no order inside a bin."""
-    words = _mix(np.repeat(bins.key, bins.count) + _positions(bins.count).astype(np.uint64) * _GOLDEN)
-    return _place(bins, (words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    return _place(bins, chances(np.repeat(bins.key, bins.count), _positions(bins.count)))
 
 
 def draw_renewal(law: str, shape: float, bins: Bins, row: int) -> NDArray[np.int64]:

@@ -48,10 +48,11 @@ class ServiceMap:
         """Names by index."""
         return tuple(self._index)
 
-    def fixed(self) -> ServiceMap:
-        """Return a map with the same rules, to no more than the names found so far."""
-        found = {pattern: t if t in (None, KEEP) or t in self._index else None for pattern, t in self._rules.items()}
-        return ServiceMap(found, self.services)
+    def fixed(self, services: Sequence[str] | None = None) -> ServiceMap:
+        """Return a map with the same rules, to no more than these names (by default those found so far)."""
+        names = self.services if services is None else services
+        found = {pattern: t if t in (None, KEEP) or t in names else None for pattern, t in self._rules.items()}
+        return ServiceMap(found, names)
 
     def target(self, name: str) -> str | None:
         """Return the service that a trace's service stands for, None if it is left out."""

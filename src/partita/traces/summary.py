@@ -14,6 +14,7 @@ from partita.errors import TraceError
 from partita.ports import Counts, Rows, TraceInfo, TraceReader
 from partita.traces.arrivals import TraceArrivals
 from partita.traces.guard import read_blocks
+from partita.traces.read_options import seeded
 from partita.traces.services import ServiceMap
 from partita.traces.times import LARGEST_NS, parse_instant
 
@@ -104,8 +105,10 @@ def summarise_blocks(
         busiest.add(at[index >= 0] // MINUTE_NS, index[index >= 0], count[index >= 0], weights)
     if first is None:
         return None
-    begin = first if begin_ns is None else begin_ns
-    end = last + max(width, 1) if end_ns is None else end_ns
+    # A trace on a grid begins and ends on it, so that another seed's instants are in the same bounds.
+    grid = round((info.grid_s or 0.0) * 1e9) or 1
+    begin = first // grid * grid if begin_ns is None else begin_ns
+    end = -(-(last + max(width, 1)) // grid) * grid if end_ns is None else end_ns
     expected = (last - first) // width + 1 if width else 0
     size = len(mapping.services)
     return TraceSummary(
@@ -123,9 +126,10 @@ def summarise_blocks(
 
 
 def first_instant(reader: TraceReader, path: Path) -> int:
-    """Return where a trace begins, in unix nanoseconds; TraceError if it holds nothing."""
+    """Return where a trace (or the grid it is on) begins, in unix nanoseconds; TraceError if it holds nothing."""
+    grid = round((reader.info(path).grid_s or 0.0) * 1e9) or 1
     for block in read_blocks(reader, path):
-        return int(block.at_ns[0])
+        return int(block.at_ns[0]) // grid * grid
     raise TraceError("holds no requests", file=str(path))
 
 
@@ -152,7 +156,7 @@ def open_arrivals(
         end_ns=None if end is None else parse_instant(end, origin_ns=origin, key="trace.to"),
     )
     arrivals = TraceArrivals(
-        read_blocks(reader, path),
+        read_blocks(seeded(reader, seed), path),
         mapping.fixed(),
         begin_ns=summary.begin_ns,
         end_ns=min(summary.end_ns, LARGEST_NS),

@@ -43,6 +43,8 @@ def _iso_ns(texts: pl.Series) -> pl.Series:
         texts = texts.str.replace(r"^(\d{4}-\d{2}-\d{2})$", "$1 00:00:00")
         texts = texts.str.replace(r"^(\d{4}-\d{2}-\d{2} \d{2})(Z|[+-]\d{2}:?\d{2})?$", "$1:00:00$2")
         texts = texts.str.replace(r"^(\d{4}-\d{2}-\d{2} \d{2}:\d{2})(Z|[+-]\d{2}:?\d{2})?$", "$1:00$2")
+    # PostgreSQL writes whole hours of a zone without minutes.
+    texts = texts.str.replace(r"(:\d{2}(?:\.\d*)?[+-]\d{2})$", "$1:00")
     zoned = texts.str.contains(_ZONE)
     plain = texts.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns", strict=False)
     if not zoned.any():
