@@ -31,7 +31,7 @@ class Series:
     """A regular series and what it does not say.
 
     `rest` holds the counts of the step that the watermark cuts, by service, and `rest_s` how much of it is known (0:
-    the watermark is a step's end). `beyond` are requests after the watermark, which are left out. `late` are requests by
+    the watermark is a step's end). `beyond` are requests after the watermark, left out here. `late` are requests by
     service that came after the log had been called complete where they belong: they are counted, but whoever read the
     log in time has not seen them.
     """
