@@ -118,9 +118,7 @@ def backtest(
     for number, model in enumerate(everyone):
         marked = "" if number == 0 else model.name
         try:
-            before = clock()
-            ready = model.fitted(_until(load, origins[0])) if isinstance(model, Trainable) else model
-            fit_s[marked] = clock() - before
+            ready, fit_s[marked] = _trained(model, _until(load, origins[0]), clock)
             errors[marked], predict_s[marked] = _run(
                 ready, load, origins, reach, settings, clock, (seen if marked else lambda *_: None),
                 lambda done, n=number: told(n * len(origins) + done, len(everyone) * len(origins)),
@@ -188,6 +186,14 @@ def seasonal_scale(history: Load) -> Array:
 
 def _until(load: Load, step: int) -> Load:
     return Load(load.services, load.start_s, load.step_s, load.counts[:, :step])
+
+
+def _trained(model: Forecaster, history: Load, clock: Callable[[], float]) -> tuple[Forecaster, float]:
+    """Return a model ready to forecast, and what its training took."""
+    if not isinstance(model, Trainable):
+        return model, 0.0
+    before = clock()
+    return model.fitted(history), clock() - before
 
 
 def _run(

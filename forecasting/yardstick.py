@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ForecastError
-from partita.forecasting.quantiles import LEVELS, error_quantiles, horizons, spread
+from partita.forecasting.quantiles import LEVELS, error_quantiles, horizons, poisson_quantiles, spread
 from partita.model.load import Forecast, Load
 
 DAY_S = 86_400.0
@@ -24,11 +24,13 @@ MOST_ERRORS = 2_000
 class Naive:
     """The value of `lag_s` before, where that long a history is held; else the last value (lag 0: always).
 
-    A step whose season was not measured takes the last measured value.
+    A step whose season was not measured takes the last measured value. With `arrivals` it is never narrower than
+    Poisson arrivals at its own rate: what is not a count of requests may scatter less.
     """
 
     name: str
     lag_s: float = 0.0
+    arrivals: bool = False
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if a service was never measured."""
@@ -44,7 +46,10 @@ class Naive:
             season = counts[:, -lag + np.arange(steps) % lag]
             point = np.where(np.isfinite(season), season, point)
         offsets = self._errors(counts, last, lag, steps, tuple(levels))
-        rps = np.sort(np.maximum(point[:, None, :] + offsets, 0.0), axis=1) / history.step_s
+        expected = point[:, None, :] + offsets
+        if self.arrivals:
+            expected = _scattered(expected, point, tuple(levels))
+        rps = np.sort(np.maximum(expected, 0.0), axis=1) / history.step_s
         used_s = history.step_s * counts.shape[1]
         return Forecast(history.services, history.end_s, history.step_s, tuple(levels), rps, self.name, used_s)
 
@@ -67,6 +72,16 @@ class Naive:
         return np.repeat(quantiles[0][:, :, None], steps, axis=2) if lag else spread(at, quantiles, steps)
 
 
+def _scattered(
+    expected: NDArray[np.float64], point: NDArray[np.float64], levels: tuple[float, ...]
+) -> NDArray[np.float64]:
+    """Widen quantiles to those of Poisson counts around the point."""
+    floor = np.stack(poisson_quantiles(point, levels), axis=1)
+    level = np.asarray(levels)[None, :, None]
+    wider: NDArray[np.float64] = np.where(level > 0.5, np.maximum(expected, floor), np.minimum(expected, floor))
+    return np.where(level == 0.5, expected, wider)
+
+
 def _last(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the last measured value up to each step; NaN before the first."""
     place = np.maximum.accumulate(np.where(np.isfinite(counts), np.arange(counts.shape[1]), 0), axis=1)
@@ -75,6 +90,8 @@ def _last(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 LAST_VALUE = Naive("last-value")
+LAST_ARRIVALS = Naive("last-value", arrivals=True)
+"""What the loop holds models against, and falls back on."""
 DAILY_NAIVE = Naive("daily-naive", DAY_S)
 """What ratios are set against."""
 WEEKLY_NAIVE = Naive("weekly-naive", 7 * DAY_S)

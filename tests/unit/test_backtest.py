@@ -216,8 +216,10 @@ def test_a_model_is_trained_once_before_the_first_origin() -> None:
 def test_times_are_those_of_the_clock_given() -> None:
     ticks = count()
     settings = Settings((1.0,), origins=4, levels=LEVELS)
-    found = backtest(load(np.ones(100)), [Says((1.0, 1.0))], settings, clock=lambda: float(next(ticks)))
-    assert (found.fit_s, found.predict_s) == ({"says": 1.0}, {"says": 1.0})
+    models = [Says((1.0, 1.0)), Learns()]
+    found = backtest(load(np.ones(100)), models, settings, clock=lambda: float(next(ticks)))
+    assert found.fit_s == {"says": 0.0, "learns": 1.0}
+    assert found.predict_s == {"says": 1.0, "learns": 1.0}
 
 
 def test_a_model_that_gives_up_is_left_out_with_its_reason() -> None:

@@ -1,0 +1,270 @@
+"""Forecasts as journaled, for people and programs: who is in charge, how good it has been, and the present one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.controller.backtesting import number, share
+from partita.controller.trial import SCORES_KEPT
+from partita.controller.whatif.tables import Table
+from partita.controller.wording import moment, span
+from partita.errors import ConfigError
+from partita.forecasting.backtest import ADDED_SHARE
+from partita.model.load import Forecast, Load, Scored
+from partita.store.connection import Connection
+from partita.store.forecasts import HORIZONS, ForecastRun, read_forecast_run, read_last_forecasts, read_scores
+
+BARS = " ▁▂▃▄▅▆▇█"
+HEIGHT = 8
+"""Lines of a chart."""
+P95 = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Who makes one service's forecast at a horizon, and how the model and the naive one have fared lately.
+
+    `ratio` is the model's quantile loss over the naive one's, a hundredth of the mean load added to both, as the loop
+    itself reckons it; NaN where nothing was measured.
+    """
+
+    service: str
+    horizon: str
+    in_charge: str
+    model: str
+    naive: str
+    forecasts: int
+    wape: float
+    naive_wape: float
+    covered_p95: float
+    ratio: float
+
+    @property
+    def verdict(self) -> str:
+        """Say what was beaten, and by how much."""
+        if not np.isfinite(self.ratio):
+            return "not scored yet"
+        better = abs(1 - self.ratio) * 100
+        if better < 0.5:
+            return f"as good as {self.naive}"
+        return f"{'beats' if self.ratio < 1 else 'loses to'} {self.naive} by {better:.0f} %"
+
+
+async def read_charges(connection: Connection, run: int | None) -> tuple[ForecastRun, list[Charge]]:
+    """Return who is in charge of each service, from the latest scores of a run."""
+    found = await read_forecast_run(connection, run)
+    charges: list[Charge] = []
+    for horizon in HORIZONS:
+        scored = await read_scores(connection, found.id, horizon, limit=SCORES_KEPT)
+        charges += charges_of(scored)
+    return found, charges
+
+
+def charges_of(scored: Sequence[Scored]) -> Iterator[Charge]:
+    """Sum the scores of one horizon up by service."""
+    if not scored:
+        return
+    last = scored[-1]
+    scored = [s for s in scored if s.services == last.services]
+    place = int(np.argmin(np.abs(np.asarray(last.levels) - P95)))
+    for n, service in enumerate(last.services):
+        losses = [np.array([values[n].mean() for values in side]) for side in _sides(scored)]
+        added = ADDED_SHARE * _mean(np.concatenate([s.truth_rps[n] for s in scored]))
+        naive = _mean(losses[1]) + added
+        yield Charge(
+            service=service,
+            horizon=last.horizon,
+            in_charge=last.model if last.in_charge[n] else last.naive,
+            model=last.model,
+            naive=last.naive,
+            forecasts=int(np.isfinite(losses[0]).sum()),
+            wape=_mean(np.array([s.wape[n] for s in scored])),
+            naive_wape=_mean(np.array([s.naive_wape[n] for s in scored])),
+            covered_p95=_mean(np.array([s.coverage[n, place] for s in scored])),
+            ratio=(_mean(losses[0]) + added) / naive if naive > 0 else float("nan"),
+        )
+
+
+def _sides(scored: Sequence[Scored]) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    return [s.pinball for s in scored], [s.naive_pinball for s in scored]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def run_line(run: ForecastRun) -> str:
+    """Name a run in a line."""
+    whose = f"cluster {run.role}" if run.kind == "live" else "a replay"
+    ended = "" if run.finished_at is None else ", ended"
+    return f"run {run.id} of {whose}, policy {run.policy}{ended}"
+
+
+def charges_document(run: ForecastRun, charges: Sequence[Charge]) -> dict[str, Any]:
+    """Write who is in charge as plain data."""
+    return {
+        "run": run.id,
+        "kind": run.kind,
+        "cluster": run.role,
+        "services": [
+            {
+                "service": c.service,
+                "horizon": c.horizon,
+                "in_charge": c.in_charge,
+                "model": c.model,
+                "naive": c.naive,
+                "forecasts": c.forecasts,
+                "wape": c.wape,
+                "naive_wape": c.naive_wape,
+                "covered_p95": c.covered_p95,
+                "ratio": c.ratio,
+            }
+            for c in charges
+        ],
+    }
+
+
+def charges_table(charges: Sequence[Charge]) -> Table:
+    """Return the table: a row a service and horizon."""
+    headings = (
+        "service",
+        "horizon",
+        "in charge",
+        "forecasts\nscored",
+        "WAPE",
+        "naive\nWAPE",
+        "P95\ncovers",
+        "which",
+    )
+    rows = tuple(
+        (
+            c.service,
+            c.horizon,
+            c.in_charge,
+            f"{c.forecasts:,}",
+            share(_plain(c.wape)),
+            share(_plain(c.naive_wape)),
+            share(_plain(c.covered_p95)),
+            f"{'' if c.in_charge == c.model else f'{c.model} '}{c.verdict}",
+        )
+        for c in charges
+    )
+    return Table(headings, rows, names=3)
+
+
+def _plain(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+# The present forecast -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """One service's forecast at a horizon; `before` is what came just before it, where that is known."""
+
+    horizon: str
+    tick: int
+    made: Forecast
+    place: int
+    before: Load | None = None
+
+    def rates(self, level: float) -> NDArray[np.float64]:
+        """Return the rates at a level, by step."""
+        found: NDArray[np.float64] = self.made.quantile(level)[self.place]
+        return found
+
+
+async def read_shown(connection: Connection, run: int | None, service: str) -> tuple[ForecastRun, list[Shown]]:
+    """Return the present forecasts of a service; ConfigError if none of the run is of it."""
+    found = await read_forecast_run(connection, run)
+    last = await read_last_forecasts(connection, found.id)
+    shown = [
+        Shown(horizon, tick, made, made.services.index(service))
+        for horizon in HORIZONS
+        if horizon in last
+        for tick, made in [last[horizon]]
+        if service in made.services
+    ]
+    if not shown:
+        known = ", ".join(dict.fromkeys(name for _, made in last.values() for name in made.services))
+        raise ConfigError(f"run {found.id} forecasts no service {service!r}; it has {known}", key="SERVICE")
+    return found, shown
+
+
+def shown_document(run: ForecastRun, shown: Sequence[Shown]) -> dict[str, Any]:
+    """Write the present forecasts of a service as plain data."""
+    return {
+        "run": run.id,
+        "service": shown[0].made.services[shown[0].place],
+        "forecasts": [
+            {
+                "horizon": s.horizon,
+                "tick": s.tick,
+                "made_at_s": s.made.made_at_s,
+                "step_s": s.made.step_s,
+                "model": s.made.model,
+                "version": s.made.version,
+                "history_s": s.made.history_s,
+                "levels": list(s.made.levels),
+                "rps": s.made.rps[s.place].tolist(),
+            }
+            for s in shown
+        ],
+    }
+
+
+def shown_heading(s: Shown) -> str:
+    """Say what a forecast is."""
+    m = s.made
+    return (
+        f"{s.horizon}: {m.model} (version {m.version}), made at {moment(m.made_at_s)} from {span(m.history_s)} of log, "
+        f"{m.rps.shape[2]} steps of {span(m.step_s)}"
+    )
+
+
+def shown_table(s: Shown) -> Table:
+    """Return the quantiles of a forecast by step."""
+    headings = ("until", *(f"P{level * 100:g}" for level in s.made.levels))
+    ends = s.made.made_at_s + (1 + np.arange(s.made.rps.shape[2])) * s.made.step_s
+    rows = tuple(
+        (moment(float(end)), *(number(float(rate), 1) for rate in s.made.rps[s.place, :, step]))
+        for step, end in enumerate(ends)
+    )
+    return Table(headings, rows)
+
+
+def chart_lines(s: Shown, *, width: int = 60) -> Iterator[str]:
+    """Draw the median as bars and P95 as a dot above each, what came before at the left of a line."""
+    came = np.zeros(0)
+    if s.before is not None:
+        came = s.before.counts[0] / s.before.step_s
+    middle, upper = s.rates(0.5), s.rates(P95)
+    column = max(1, min(6, width // max(1, len(middle))))
+    room = max(0, width - column * len(middle) - 1)
+    came = came[-room:] if room else came[:0]
+    highest = max(float(np.nanmax(np.concatenate((came, upper, [0.0])))), 1e-9)
+    for line in range(HEIGHT, 0, -1):
+        left = "".join(_cell(value, line, highest) for value in came)
+        right = "".join(_forecast_cell(m, u, line, highest) * column for m, u in zip(middle, upper, strict=True))
+        scale = highest * line / HEIGHT
+        yield f"{scale:>9,.1f} {left}{'│' if len(came) else ''}{right}".rstrip()
+
+
+def _cell(value: float, line: int, highest: float) -> str:
+    if not np.isfinite(value):
+        return "?" if line == 1 else " "
+    filled = value / highest * HEIGHT - (line - 1)
+    return BARS[int(np.clip(round(filled * 8), 0, 8))]
+
+
+def _forecast_cell(middle: float, upper: float, line: int, highest: float) -> str:
+    bar = _cell(middle, line, highest)
+    at = min(HEIGHT, max(1, int(np.ceil(upper / highest * HEIGHT))))
+    return "·" if bar == " " and line == at else bar
