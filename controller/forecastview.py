@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partita.controller.backtesting import number, share
+from partita.controller.load_series import rows, series_of_live, sizes_of_live
 from partita.controller.trial import SCORES_KEPT
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import moment, span
-from partita.errors import ConfigError
+from partita.errors import ConfigError, StoreError
 from partita.forecasting.backtest import ADDED_SHARE
 from partita.model.load import Forecast, Load, Scored
 from partita.store.connection import Connection
 from partita.store.forecasts import HORIZONS, ForecastRun, read_forecast_run, read_last_forecasts, read_scores
+from partita.traces.series import dispersion
 
 BARS = " ▁▂▃▄▅▆▇█"
 HEIGHT = 8
@@ -268,3 +270,41 @@ def _forecast_cell(middle: float, upper: float, line: int, highest: float) -> st
     bar = _cell(middle, line, highest)
     at = min(HEIGHT, max(1, int(np.ceil(upper / highest * HEIGHT))))
     return "·" if bar == " " and line == at else bar
+
+
+# What the live log says of one service lately -------------------------------------------------------------------------
+
+
+LATELY_S = 3600.0
+SIZE_LEVELS = (0.5, 0.9, 0.95, 0.99)
+BEFORE_STEPS = 60
+
+
+async def lately(dsn: str, service: str, shown: Sequence[Shown]) -> tuple[list[Shown], dict[str, Any]]:
+    """Put what came before beside each forecast of a live run, and say how bursty the load and how large inputs are.
+
+    What is not known is left out: counts by servers alone have no sizes, and an empty log has nothing.
+    """
+    found, more = [], dict[str, Any]()
+    for one in shown:
+        made = one.made
+        since_s = made.made_at_s - max(LATELY_S, BEFORE_STEPS * made.step_s)
+        try:
+            series = (await series_of_live(dsn, step_s=made.step_s, since_s=since_s)).series
+        except StoreError:
+            found.append(one)
+            continue
+        if service not in series.load.services:
+            found.append(one)
+            continue
+        load = rows(series.load, [series.load.services.index(service)])
+        steps = max(0, min(load.counts.shape[1], round((made.made_at_s - load.start_s) / load.step_s)))
+        load = Load(load.services, load.start_s, load.step_s, load.counts[:, :steps])
+        found.append(replace(one, before=load))
+        if one.horizon == "near" and steps:
+            burst = float(dispersion(load)[0])
+            sizes = await sizes_of_live(dsn, service, since_s=made.made_at_s - LATELY_S, until_s=made.made_at_s)
+            more = {"step_s": made.step_s, "dispersion": burst if np.isfinite(burst) else None}
+            if sizes.counts.sum():
+                more["sizes"] = {f"{level:g}": float(sizes.quantile(level)[0]) for level in SIZE_LEVELS}
+    return found, more

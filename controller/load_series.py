@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from partita.controller.forecastview import Shown
 from partita.controller.tracefiles import choose_import, choose_reader, exported_blocks
 from partita.errors import ConfigError, StoreError
 from partita.forecasting.history import LEAST_MEASURED
@@ -21,7 +19,7 @@ from partita.ports import Counts, Rows
 from partita.store.connection import connect
 from partita.store.reading import read_gaps, read_late, read_requests, read_rollup, read_span, read_watermark
 from partita.traces.guard import read_blocks
-from partita.traces.series import Series, dispersion, roll_up
+from partita.traces.series import Series, roll_up
 from partita.traces.services import ServiceMap
 from partita.traces.sizes import Sizes, sizes_of
 
@@ -112,7 +110,7 @@ def picked(load: Load, patterns: Sequence[str]) -> Load:
     if not kept:
         known = ", ".join(load.services[:8]) + (", …" if len(load.services) > 8 else "")
         raise ConfigError(f"no service matches {', '.join(patterns)}; there are: {known}", key="--service")
-    return _rows(load, kept)
+    return rows(load, kept)
 
 
 def forecastable(load: Load, first: int) -> tuple[Load, Mapping[str, str]]:
@@ -124,47 +122,10 @@ def forecastable(load: Load, first: int) -> tuple[Load, Mapping[str, str]]:
             left_out[name] = "too little was measured before the first origin"
         elif not np.nansum(row):
             left_out[name] = "no request ever came"
-    return _rows(load, [n for n, name in enumerate(load.services) if name not in left_out]), left_out
+    return rows(load, [n for n, name in enumerate(load.services) if name not in left_out]), left_out
 
 
-def _rows(load: Load, kept: Sequence[int]) -> Load:
+def rows(load: Load, kept: Sequence[int]) -> Load:
+    """Keep some services, by their places."""
     names = tuple(load.services[n] for n in kept)
     return Load(names, load.start_s, load.step_s, load.counts[list(kept)])
-
-
-# What the live log says of one service lately -------------------------------------------------------------------------
-
-
-LATELY_S = 3600.0
-SIZE_LEVELS = (0.5, 0.9, 0.95, 0.99)
-BEFORE_STEPS = 60
-
-
-async def lately(dsn: str, service: str, shown: Sequence[Shown]) -> tuple[list[Shown], dict[str, Any]]:
-    """Put what came before beside each forecast of a live run, and say how bursty the load and how large inputs are.
-
-    What is not known is left out: counts by servers alone have no sizes, and an empty log has nothing.
-    """
-    found, more = [], dict[str, Any]()
-    for one in shown:
-        made = one.made
-        since_s = made.made_at_s - max(LATELY_S, BEFORE_STEPS * made.step_s)
-        try:
-            series = (await series_of_live(dsn, step_s=made.step_s, since_s=since_s)).series
-        except StoreError:
-            found.append(one)
-            continue
-        if service not in series.load.services:
-            found.append(one)
-            continue
-        load = _rows(series.load, [series.load.services.index(service)])
-        steps = max(0, min(load.counts.shape[1], round((made.made_at_s - load.start_s) / load.step_s)))
-        load = Load(load.services, load.start_s, load.step_s, load.counts[:, :steps])
-        found.append(replace(one, before=load))
-        if one.horizon == "near" and steps:
-            burst = float(dispersion(load)[0])
-            sizes = await sizes_of_live(dsn, service, since_s=made.made_at_s - LATELY_S, until_s=made.made_at_s)
-            more = {"step_s": made.step_s, "dispersion": burst if np.isfinite(burst) else None}
-            if sizes.counts.sum():
-                more["sizes"] = {f"{level:g}": float(sizes.quantile(level)[0]) for level in SIZE_LEVELS}
-    return found, more

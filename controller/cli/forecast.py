@@ -318,8 +318,7 @@ def _draw(shown: Sequence[Any], more: dict[str, Any]) -> None:
 
 
 async def _read_shown(dsn: str, run: int | None, service: str) -> Any:
-    from partita.controller.forecastview import read_shown
-    from partita.controller.load_series import lately
+    from partita.controller.forecastview import lately, read_shown
     from partita.store.connection import connect
 
     async with connect(dsn) as connection:
