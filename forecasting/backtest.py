@@ -40,13 +40,17 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a backtest goes: horizons in seconds, rising; how many origins; what ties are drawn from."""
+    """How a backtest goes: horizons in seconds, rising; how many origins; what ties are drawn from.
+
+    Every origin has at least `least_after` steps after it, else those of the shortest horizon.
+    """
 
     horizons_s: tuple[float, ...]
     origins: int = ORIGINS
     levels: tuple[float, ...] = LEVELS
     seed: int = 1
     step_back_s: float = WEEK_S
+    least_after: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +167,9 @@ def choose_origins(load: Load, settings: Settings) -> list[int]:
     length = load.counts.shape[1]
     steps = steps_of(settings, load.step_s)
     back = min(settings.step_back_s / load.step_s, length / 5)
-    first, last = max(2, length - round(back)), length - min(steps)
+    first, last = max(2, length - round(back)), length - max(min(steps), settings.least_after)
+    if last < first:
+        first = max(2, last)
     if length - first < max(steps):
         first = max(2, length - max(steps))
     if last < first or length - first < max(steps):

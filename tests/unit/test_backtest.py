@@ -84,6 +84,12 @@ def test_a_long_horizon_begins_earlier() -> None:
     assert choose_origins(load(np.ones(100)), Settings((1.0, 50.0), origins=2)) == [50, 99]
 
 
+def test_every_origin_can_be_asked_to_have_room_after_it() -> None:
+    series = load(np.ones(100))
+    assert choose_origins(series, Settings((1.0, 10.0), origins=3, least_after=10)) == [80, 85, 90]
+    assert choose_origins(series, Settings((1.0, 30.0), origins=3, least_after=30)) == [70]
+
+
 @pytest.mark.parametrize(
     ("horizons", "message"),
     [
