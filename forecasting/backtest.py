@@ -118,20 +118,20 @@ def backtest(
         raise ForecastError(f"two models have the same name: {', '.join(names)}")
     errors: dict[str, Errors] = {}
     fit_s, predict_s, failed = dict[str, float](), dict[str, float](), dict[str, str]()
-    everyone = (DAILY_NAIVE, *models)
-    for number, model in enumerate(everyone):
-        marked = "" if number == 0 else model.name
+    whole = (1 + len(models)) * len(origins)
+
+    def run(model: Forecaster, number: int, watch: Seen) -> tuple[Errors, float, float]:
+        ready, fitting_s = _trained(model, _until(load, origins[0]), clock)
+        done = number * len(origins)
+        found, each_s = _run(ready, load, origins, reach, settings, clock, watch, lambda n: told(done + n, whole))
+        return found, fitting_s, each_s
+
+    naive, _, _ = run(DAILY_NAIVE, 0, lambda *_: None)
+    for number, model in enumerate(models, start=1):
         try:
-            ready, fit_s[marked] = _trained(model, _until(load, origins[0]), clock)
-            errors[marked], predict_s[marked] = _run(
-                ready, load, origins, reach, settings, clock, (seen if marked else lambda *_: None),
-                lambda done, n=number: told(n * len(origins) + done, len(everyone) * len(origins)),
-            )  # fmt: skip
+            errors[model.name], fit_s[model.name], predict_s[model.name] = run(model, number, seen)
         except ForecastError as problem:
-            if number == 0:
-                raise
-            failed[marked] = str(problem)
-    naive = errors.pop("")
+            failed[model.name] = str(problem)
     return Backtest(
         load.services,
         load.start_s,
@@ -142,8 +142,8 @@ def backtest(
         naive,
         seasonal_scale(_until(load, origins[0])),
         load.rate_rps(),
-        {name: fit_s[name] for name in errors},
-        {name: predict_s[name] for name in errors},
+        fit_s,
+        predict_s,
         failed,
     )
 
@@ -178,7 +178,7 @@ def choose_origins(load: Load, settings: Settings) -> list[int]:
             f"{max(settings.horizons_s):g} s with a history before it"
         )
     spread = np.linspace(first, last, max(1, min(settings.origins, last - first + 1)))
-    return np.unique(np.rint(spread).astype(np.int64)).tolist()
+    return [int(origin) for origin in np.unique(np.rint(spread))]
 
 
 def seasonal_scale(history: Load) -> Array:
@@ -187,7 +187,8 @@ def seasonal_scale(history: Load) -> Array:
     lag = day if 1 < 2 * day <= history.counts.shape[1] else 1
     apart = np.abs(history.counts[:, lag:] - history.counts[:, :-lag]) / history.step_s
     known = np.isfinite(apart)
-    return np.where(known, apart, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    scale: Array = np.where(known, apart, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return scale
 
 
 def _until(load: Load, step: int) -> Load:

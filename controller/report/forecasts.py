@@ -77,14 +77,14 @@ def _fans(found: Backtest, load: Load, kept: Kept) -> Iterator[str]:
         }
         first = min((f.at_s[0] for made in fans.values() for f in made), default=load.start_s)
         last = max((f.at_s[-1] for made in fans.values() for f in made), default=load.end_s)
-        at = load.start_s + np.arange(load.counts.shape[1]) * load.step_s
+        at = load.start_s + np.arange(load.counts.shape[1], dtype=np.float64) * load.step_s
         shown = (at >= first - BEFORE * (last - first)) & (at <= last)
         figure = fan_figure(at[shown], load.counts[series, shown] / load.step_s, fans)
         yield f"<h3>{escape(load.services[series])}</h3>" + figure_card(figure, f"fan{number}", zooms=True)
 
 
 def _fan(made: Forecast, series: int) -> Fan:
-    at = made.made_at_s + np.arange(made.rps.shape[2]) * made.step_s
+    at = made.made_at_s + np.arange(made.rps.shape[2], dtype=np.float64) * made.step_s
     return Fan(at, made.levels, made.rps[series])
 
 
