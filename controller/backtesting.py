@@ -189,12 +189,13 @@ def backtest_table(document: Mapping[str, Any]) -> Table:
             span(document["models"][p["model"]]["fit_s"]),
             span(document["models"][p["model"]]["predict_s"]),
         )
-        for p in sorted(document["pooled"], key=lambda p: (p["horizon_s"], _rank(p["p95"])))
+        for p in sorted(document["pooled"], key=lambda p: (p["horizon_s"], rank(p["p95"])))
     )
     return Table(headings, rows, names=2)
 
 
-def _rank(value: object) -> float:
+def rank(value: object) -> float:
+    """Return what to sort a score by: what is no number comes last."""
     return value if isinstance(value, float | int) else float("inf")
 
 

@@ -243,7 +243,10 @@ def shown_table(s: Shown) -> Table:
 
 
 def chart_lines(s: Shown, *, width: int = 60) -> Iterator[str]:
-    """Draw the median as bars and P95 as a dot above each, what came before at the left of a line."""
+    """Draw the median as bars and P95 as a dot above each, what came before at the left of a line.
+
+    The scale begins at zero, or just below the lowest where all would be drawn alike.
+    """
     came = np.zeros(0)
     if s.before is not None:
         came = s.before.counts[0] / s.before.step_s
@@ -251,24 +254,27 @@ def chart_lines(s: Shown, *, width: int = 60) -> Iterator[str]:
     column = max(1, min(6, width // max(1, len(middle))))
     room = max(0, width - column * len(middle) - 1)
     came = came[-room:] if room else came[:0]
-    highest = max(float(np.nanmax(np.concatenate((came, upper, [0.0])))), 1e-9)
+    drawn = np.concatenate((came[np.isfinite(came)], middle, upper))
+    highest, lowest = max(float(drawn.max()), 1e-9), float(drawn.min())
+    base = 0.0 if lowest < highest / 2 else lowest - (highest - lowest) / 2
+    came, middle, upper = ((values - base) / max(highest - base, 1e-9) for values in (came, middle, upper))
     for line in range(HEIGHT, 0, -1):
-        left = "".join(_cell(value, line, highest) for value in came)
-        right = "".join(_forecast_cell(m, u, line, highest) * column for m, u in zip(middle, upper, strict=True))
-        scale = highest * line / HEIGHT
+        left = "".join(_cell(value, line) for value in came)
+        right = "".join(_forecast_cell(m, u, line) * column for m, u in zip(middle, upper, strict=True))
+        scale = base + (highest - base) * line / HEIGHT
         yield f"{scale:>9,.1f} {left}{'│' if len(came) else ''}{right}".rstrip()
 
 
-def _cell(value: float, line: int, highest: float) -> str:
+def _cell(value: float, line: int) -> str:
     if not np.isfinite(value):
         return "?" if line == 1 else " "
-    filled = value / highest * HEIGHT - (line - 1)
+    filled = value * HEIGHT - (line - 1)
     return BARS[int(np.clip(round(filled * 8), 0, 8))]
 
 
-def _forecast_cell(middle: float, upper: float, line: int, highest: float) -> str:
-    bar = _cell(middle, line, highest)
-    at = min(HEIGHT, max(1, int(np.ceil(upper / highest * HEIGHT))))
+def _forecast_cell(middle: float, upper: float, line: int) -> str:
+    bar = _cell(middle, line)
+    at = min(HEIGHT, max(1, int(np.ceil(upper * HEIGHT))))
     return "·" if bar == " " and line == at else bar
 
 

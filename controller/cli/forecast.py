@@ -147,9 +147,8 @@ def _backtest(
         raise ConfigError(
             f"{source.name} holds no series that can be forecast: {next(iter(left_out.values()), 'empty')}"
         )
-    longest = max(settings.horizons_s)
-    fits = [o for o in instants if load.counts.shape[1] - o >= round(longest / load.step_s)]
-    drawn = set(fits[:: max(1, len(fits) // KEPT_ORIGINS)][:KEPT_ORIGINS]) if report is not None else set()
+    reach = round(max(settings.horizons_s) / load.step_s)
+    drawn = _drawn(instants, reach, load.counts.shape[1]) if report is not None else set()
     kept: dict[str, dict[int, Forecast]] = {}
 
     def seen(model: str, origin: int, made: Forecast) -> None:
@@ -169,6 +168,15 @@ def _backtest(
         )
     if not quiet:
         _print(document)
+
+
+def _drawn(origins: Sequence[int], reach: int, length: int) -> set[int]:
+    """Choose the last origins whose forecasts are whole and do not lie over each other."""
+    found: list[int] = []
+    for origin in reversed(origins):
+        if origin + reach <= (found[-1] if found else length) and len(found) < KEPT_ORIGINS:
+            found.append(origin)
+    return set(found)
 
 
 def _judged(work: Any) -> Any:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from partita.controller.backtesting import backtest_table, remarks
+from partita.controller.backtesting import backtest_table, rank, remarks
 from partita.controller.report.frame import beside, dot, figure_card, folded, page, run_again
 from partita.controller.results import write_whole
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
 from partita.forecasting.backtest import Backtest
 from partita.model.load import Forecast, Load
-from partita.plots import Fan, calibration_figure, errors_figure, fan_figure
+from partita.plots import FIRST, Fan, calibration_figure, errors_figure, fan_figure
 
 MOST_FANS = 6
 """Series whose forecasts are drawn: the busiest ones."""
@@ -57,8 +57,8 @@ def _parts(
     yield "".join(f'<p class="soft">{escape(line)}</p>' for line in others)
     yield f'<h2>Scores</h2><div class="card scroll">{_table(backtest_table(document), models)}</div>'
     yield "<h2>Forecasts beside what came</h2>"
-    yield '<p class="soft">Lines: medians. Bands: to the quartiles, and to P5 and P95. A click in a legend hides.</p>'
-    yield from _fans(found, load, kept)
+    yield '<p class="soft">Lines: medians. Bands: to quartiles, and to P5 and P95. A click in a legend shows others.</p>'
+    yield from _fans(found, load, kept, _best(document))
     yield "<h2>Calibration</h2>"
     yield '<p class="soft">Which share of the steps each quantile covers, all series together.</p>'
     yield beside(*_calibration(document, models))
@@ -69,7 +69,13 @@ def _parts(
     yield folded("Every score", document["scores"])
 
 
-def _fans(found: Backtest, load: Load, kept: Kept) -> Iterator[str]:
+def _best(document: Mapping[str, Any]) -> str:
+    """Return the model with the smallest P95 loss at the longest horizon."""
+    longest = max(p["horizon_s"] for p in document["pooled"])
+    return str(min((p for p in document["pooled"] if p["horizon_s"] == longest), key=lambda p: rank(p["p95"]))["model"])
+
+
+def _fans(found: Backtest, load: Load, kept: Kept, best: str) -> Iterator[str]:
     order = np.argsort(-found.mean_rps, kind="stable")[:MOST_FANS]
     for number, series in enumerate(order.tolist()):
         fans = {
@@ -79,7 +85,7 @@ def _fans(found: Backtest, load: Load, kept: Kept) -> Iterator[str]:
         last = max((f.at_s[-1] for made in fans.values() for f in made), default=load.end_s)
         at = load.start_s + np.arange(load.counts.shape[1], dtype=np.float64) * load.step_s
         shown = (at >= first - BEFORE * (last - first)) & (at <= last)
-        figure = fan_figure(at[shown], load.counts[series, shown] / load.step_s, fans)
+        figure = fan_figure(at[shown], load.counts[series, shown] / load.step_s, fans, first=best)
         yield f"<h3>{escape(load.services[series])}</h3>" + figure_card(figure, f"fan{number}", zooms=True)
 
 
@@ -118,5 +124,5 @@ def _table(table: Table, models: Sequence[str]) -> str:
     rows = ""
     for horizon, model, *texts in table.rows:
         cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
-        rows += f"<tr><td>{escape(horizon)}</td><td>{dot(models.index(model))}{escape(model)}</td>{cells}</tr>"
+        rows += f"<tr><td>{escape(horizon)}</td><td>{dot(FIRST + models.index(model))}{escape(model)}</td>{cells}</tr>"
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"

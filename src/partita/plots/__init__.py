@@ -11,6 +11,7 @@ from partita.plots.course import course_figure as course_figure
 from partita.plots.dress import LOAD as LOAD
 from partita.plots.dress import colour as colour
 from partita.plots.dress import thin as thin
+from partita.plots.forecasts import FIRST as FIRST
 from partita.plots.forecasts import Fan as Fan
 from partita.plots.forecasts import calibration_figure as calibration_figure
 from partita.plots.forecasts import errors_figure as errors_figure
