@@ -57,7 +57,7 @@ def _parts(
     yield "".join(f'<p class="soft">{escape(line)}</p>' for line in others)
     yield f'<h2>Scores</h2><div class="card scroll">{_table(backtest_table(document), models)}</div>'
     yield "<h2>Forecasts beside what came</h2>"
-    yield '<p class="soft">Lines: medians. Bands: to quartiles, and to P5 and P95. A click in a legend shows others.</p>'
+    yield '<p class="soft">Lines: medians. Bands: to quartiles, and to P5 and P95. A legend click shows others.</p>'
     yield from _fans(found, load, kept, _best(document))
     yield "<h2>Calibration</h2>"
     yield '<p class="soft">Which share of the steps each quantile covers, all series together.</p>'
