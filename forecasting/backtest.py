@@ -108,8 +108,8 @@ def backtest(
 ) -> Backtest:
     """Forecast from rolling origins in the last week of a series, or its last fifth if that is shorter.
 
-    `clock` times models; `told` hears how many forecasts are done, of how many. A model that raises ForecastError is
-    left out, with the reason. ForecastError if the series is too short for a horizon.
+    `clock` times models; `told` hears how many forecasts are done, of how many. A model that raises is left
+    out, with the reason. ForecastError if the series is too short for a horizon.
     """
     origins = choose_origins(load, settings)
     reach = max(steps_of(settings, load.step_s))
@@ -132,6 +132,8 @@ def backtest(
             errors[model.name], fit_s[model.name], predict_s[model.name] = run(model, number, seen)
         except ForecastError as problem:
             failed[model.name] = str(problem)
+        except Exception as problem:  # a model may be anybody's, and must not cost the others their scores
+            failed[model.name] = f"it raised {type(problem).__name__}: {' '.join(str(problem).split())[:160]}"
     return Backtest(
         load.services,
         load.start_s,

@@ -266,10 +266,11 @@ class _Untrained:
         found = {}
         for level in levels:
             with _silent():
-                found[level] = lightgbm.LGBMRegressor(
-                    objective="quantile", alpha=level, n_estimators=150, num_leaves=31, learning_rate=0.08,
-                    n_jobs=1, verbose=-1, random_state=self.peer.seed,
-                ).fit(x, y)  # fmt: skip
+                how = {
+                    "objective": "quantile", "alpha": level, "num_leaves": 31, "learning_rate": 0.08,
+                    "num_threads": 1, "verbose": -1, "seed": self.peer.seed,
+                }  # fmt: skip
+                found[level] = lightgbm.train(how, lightgbm.Dataset(x, y), num_boost_round=150)
         return found
 
 

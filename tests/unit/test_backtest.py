@@ -233,8 +233,13 @@ def test_a_model_that_gives_up_is_left_out_with_its_reason() -> None:
         def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
             raise ForecastError("too little for me")
 
-    found = run(load(np.ones(100)), Refuses((1.0, 1.0), "refuses"), Says((1.0, 1.0)))
-    assert found.failed == {"refuses": "too little for me"}
+    class Breaks(Says):
+        def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
+            raise ZeroDivisionError("by nothing")
+
+    models = (Refuses((1.0, 1.0), "refuses"), Breaks((1.0, 1.0), "breaks"), Says((1.0, 1.0)))
+    found = run(load(np.ones(100)), *models)
+    assert found.failed == {"refuses": "too little for me", "breaks": "it raised ZeroDivisionError: by nothing"}
     assert list(found.errors) == ["says"]
 
 
