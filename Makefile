@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-live install triton test test-all browser lint format bench bench-fidelity bench-goodput bench-policies bench-days bench-log clean
+.PHONY: help demo demo-live install triton test test-all browser lint format bench bench-fidelity bench-goodput bench-policies bench-days bench-log bench-forecast clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +18,9 @@ BROWSER := $(VENV)/.browser-installed
 # A Triton server for the CPU, in an environment of its own since it wants an old numpy.
 TRITON_VENV := .venv-triton
 TRITON := $(TRITON_VENV)/.installed
+# Forecasters of others, in an environment of their own: a comparison is all they are for.
+PEERS_VENV := .venv-peers
+PEERS := $(PEERS_VENV)/.installed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -79,8 +82,11 @@ bench-policies: $(TEST) ## compare the policies on real traces (needs PARTITA_RE
 bench-days: $(TEST) ## replay ten real days, 2.4 billion requests (needs PARTITA_REFERENCE_DIR; up to half an hour)
 	@$(BIN)/python tests/bench/bench_days.py $(DAYS)
 
+bench-forecast: $(PEERS) ## compare the forecasters with those of others (needs PARTITA_REFERENCE_DIR; an hour, FORECAST="--series 3" less)
+	@$(PEERS_VENV)/bin/python tests/bench/bench_forecast.py $(FORECAST)
+
 clean: ## remove .venv, build outputs and caches (never the database)
-	@rm -rf $(VENV) $(TRITON_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	@rm -rf $(VENV) $(TRITON_VENV) $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CREATED):
@@ -114,6 +120,16 @@ $(TRITON): constraints-triton.txt
 	@$(PYTHON) -m venv $(TRITON_VENV)
 	@$(TRITON_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input \
 	  --constraint constraints-triton.txt nvidia-pytriton
+	@touch $@
+
+# A peer that does not install here is left out; the comparison says so.
+$(PEERS): pyproject.toml constraints.txt
+	@echo "Installing Partita and forecasters of others into $(PEERS_VENV); this takes minutes the first time."
+	@$(PYTHON) -m venv $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python $(wordlist 2,99,$(PIP)) setuptools
+	@$(PEERS_VENV)/bin/python $(wordlist 2,99,$(PIP)) --no-build-isolation --editable .
+	@for peer in statsforecast lightgbm prophet; do \
+	  $(PEERS_VENV)/bin/python $(wordlist 2,99,$(PIP)) $$peer || echo "$$peer cannot be installed here."; done
 	@touch $@
 
 # Where there is no server for this machine, its tests say so and are skipped.

@@ -22,8 +22,9 @@ from partita.controller.history import History
 from partita.controller.reconcile import Candidate, Wishes, build, candidates, least
 from partita.controller.standing import adopted, beyond, grown, wishes_of
 from partita.controller.state import OnDrift, OnMissing, Settings, State, Turn
+from partita.controller.trial import forecast, judged, remark
 from partita.errors import ForecastError
-from partita.forecasting.quantiles import LEVELS
+from partita.forecasting.yardstick import LAST_ARRIVALS
 from partita.model.cluster import Batching, Gpu
 from partita.model.load import Forecast, Observation
 from partita.model.mix import as_seen
@@ -102,12 +103,19 @@ class Loop:
 
     def step(self, state: State, observation: Observation) -> tuple[State, Turn, tuple[Command, ...]]:
         """Take one turn."""
-        state = replace(
-            state,
-            tick=state.tick + 1,
-            near=state.near.extended(observation.load),
-            far=state.far.extended(observation.load),
-        )
+        near, far = state.near.extended(observation.load), state.far.extended(observation.load)
+        near_trial, near_scored = judged(state.near_trial, "near", near.steps)
+        far_trial, far_scored = judged(state.far_trial, "far", far.steps)
+        state = replace(state, tick=state.tick + 1, near=near, far=far, near_trial=near_trial, far_trial=far_trial)
+        state, turn, commands = self._turn(state, observation)
+        remarks = [remark(trial, at) for at, trial in (("near", state.near_trial), ("far", state.far_trial))]
+        if turn.near is not None and any(remarks):
+            reason = "; ".join(text for text in (turn.decision.reason, *remarks) if text)
+            turn = replace(turn, decision=replace(turn.decision, reason=reason))
+        return state, replace(turn, scored=(*near_scored, *far_scored)), commands
+
+    def _turn(self, state: State, observation: Observation) -> tuple[State, Turn, tuple[Command, ...]]:
+        """Heed what is missing, failed or ordered before anything is forecast."""
         state = self._heeding(state, observation)
         if observation.orders.plan is not None:
             return self._obey(state, observation, observation.orders.plan)
@@ -121,7 +129,7 @@ class Loop:
         if (followed := self._follow(state, observation)) is not None:
             return followed
         try:
-            near, far = self._forecast(state, observation)
+            state, near, far = self._forecast(state, observation)
         except ForecastError as problem:
             return self._keep(state, observation, f"no forecast yet ({problem}): the plan stays as it is")
         seeing = replace(self, services=as_seen(self.services, observation.recent))
@@ -200,17 +208,23 @@ class Loop:
 
     # The stages ---------------------------------------------------------------------------------------------------
 
-    def _forecast(self, state: State, observation: Observation) -> tuple[Forecast, Forecast]:
-        """Forecast until a change decided now would be in force; over the coming epochs once in each."""
+    def _forecast(self, state: State, observation: Observation) -> tuple[State, Forecast, Forecast]:
+        """Forecast until a change decided now would be in force; over the coming epochs once in each.
+
+        What is naive takes the place of a model where that fails, or has been worse.
+        """
         settings = self.settings
         reach_s = 2 * settings.near_s + self.prices.delays.model_load_s
-        near = self.near.forecast(state.near.steps, steps=max(2, ceil(reach_s / state.near.step_s)), levels=LEVELS)
+        steps = max(2, ceil(reach_s / state.near.step_s))
+        trial, near = forecast(state.near_trial, state.tick, self.near, LAST_ARRIVALS, state.near.steps, steps)
+        state = replace(state, near_trial=trial)
         if state.far_forecast is not None and observation.watermark_s < state.epoch_at_s:
-            return near, state.far_forecast
+            return state, near, state.far_forecast
         try:
-            return near, self.far.forecast(state.far.steps, steps=FAR_STEPS, levels=LEVELS)
+            trial, far = forecast(state.far_trial, state.tick, self.far, LAST_ARRIVALS, state.far.steps, FAR_STEPS)
         except ForecastError:
-            return near, replace(near, model=f"{near.model}, in place of a far forecast: too little history")
+            return state, near, replace(near, model=f"{near.model}, in place of a far forecast: too little history")
+        return replace(state, far_trial=trial), near, far
 
     def _propose(
         self, state: State, observation: Observation, near: Forecast, far: Forecast

@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from partita.controller.history import History
 from partita.controller.reconcile import Wishes
-from partita.model.load import Forecast
+from partita.controller.trial import Trial
+from partita.model.load import Forecast, Scored
 from partita.model.plan import Budgets, Decision, Objective, Plan
 from partita.plugins.host import HostState
 
@@ -67,6 +68,9 @@ class State:
     """Replicas of each service that the last near forecast needed."""
     heeded: int = 0
     """Failed plans that have been taken into account."""
+    near_trial: Trial = field(default_factory=Trial)
+    far_trial: Trial = field(default_factory=Trial)
+    """How the models have fared against the naive ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +78,7 @@ class Turn:
     """What one turn made: the decision, the forecasts it rests on, and the plan if it acts.
 
     `need` is the number of replicas of each service that the near forecast needs, at most what the plan has: while the
-    plan is carried out there must never be fewer.
+    plan is carried out there must never be fewer. `scored` are earlier forecasts of which the truth has come.
     """
 
     decision: Decision
@@ -82,3 +86,4 @@ class Turn:
     far: Forecast | None = None
     plan: Plan | None = None
     need: Mapping[str, int] = field(default_factory=dict)
+    scored: tuple[Scored, ...] = ()

@@ -114,7 +114,7 @@ async def run(
         state, turn, commands = await step(loop, state, observation)
         if journal is not None:
             standing = None if state.standing is before else state.standing
-            await journal.record(Tick(turn.decision, turn.near, turn.far, turn.plan, standing, state.need))
+            await journal.record(Tick(turn.decision, turn.near, turn.far, turn.plan, standing, state.need, turn.scored))
         if commands:
             await hands.carry(turn, commands)
         if watch.turned is not None:

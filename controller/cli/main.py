@@ -24,6 +24,7 @@ COMMANDS = {
     "capacity": ("capacity", "capacity", "Find the highest rate a cluster carries, or the fewest GPUs for its rate."),
     "sweep": ("sweep", "sweep", "Replay every combination of values, on all cores or a Dask cluster."),
     "compare": ("compare", "compare", "Compare results: differences, and whether they are more than chance."),
+    "forecast": ("forecast", "forecast", "Judge forecasts: backtest, status, show, models."),
     "trace": ("trace", "trace", "Import, inspect, make and export request traces."),
     "db": ("db", "db", "Look after the database: migrate, status, url, stop."),
     "run": ("run", "run", "Control a live cluster."),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.model.cluster import ClusterState, Instance, Route, SubCluster
-from partita.model.load import Arrivals, Forecast, Load, Outcome
+from partita.model.load import Arrivals, Forecast, Load, Outcome, Scored
 from partita.model.plan import Command, Decision, OptionValue, Plan
 
 # The loop's own borders ---------------------------------------------------------------------------------------------
@@ -148,6 +148,8 @@ class Tick:
     """The plan that stands from now on, where another one stood before."""
     need: Mapping[str, int] = field(default_factory=dict)
     """Replicas that the near forecast needs of each service."""
+    scored: tuple[Scored, ...] = ()
+    """Forecasts of earlier turns of which the truth has come."""
 
 
 class Journal(Protocol):

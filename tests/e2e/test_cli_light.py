@@ -28,7 +28,8 @@ def test_help_and_version_import_nothing_heavy(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "replay", "capacity", "sweep", "compare", "explain", "trace", "db", "plugins", "mig"]
+    "command",
+    ["demo", "replay", "capacity", "sweep", "compare", "forecast", "explain", "trace", "db", "plugins", "mig"],
 )
 def test_each_command_explains_itself(command: str) -> None:
     from click.testing import CliRunner

@@ -51,7 +51,8 @@ class Forecast:
     """Expected rate by service: `rps` has shape ``(services, levels, steps)``.
 
     The steps of `step_s` seconds begin at `made_at_s`; `levels` are the quantile levels (0..1, rising). Quantiles are
-    finite, never negative and never cross. `history_s` says how much log the forecast rests on.
+    finite, never negative and never cross. `history_s` says how much log the forecast rests on, `version` of which
+    version the model is, where it has one of its own.
     """
 
     services: tuple[str, ...]
@@ -61,6 +62,7 @@ class Forecast:
     rps: NDArray[np.float64]
     model: str
     history_s: float
+    version: str = ""
 
     def quantile(self, level: float) -> NDArray[np.float64]:
         """Rates at one level, interpolated between the stored ones; shape ``(services, steps)``."""
@@ -89,6 +91,30 @@ class Forecast:
         """Highest rate over the horizon at one level, by service; shape ``(services,)``."""
         highest: NDArray[np.float64] = self.quantile(level).max(axis=1)
         return highest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What came of the forecast that turn `tick` made at a horizon ("near" or "far"), and of a naive one beside it.
+
+    Of what `model` said: `wape` by service, `pinball` (requests a second) and `coverage`, ``(services, levels)``;
+    `naive_wape` and `naive_pinball` of what `naive` said of the same steps. NaN where nothing was measured. `truth_rps`
+    has shape ``(services, steps)``. `in_charge` says by service whether the model's forecast was the one that counted.
+    """
+
+    tick: int
+    horizon: str
+    model: str
+    naive: str
+    services: tuple[str, ...]
+    levels: tuple[float, ...]
+    truth_rps: NDArray[np.float64]
+    wape: NDArray[np.float64]
+    pinball: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    naive_wape: NDArray[np.float64]
+    naive_pinball: NDArray[np.float64]
+    in_charge: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,11 @@ from partita.plots.course import course_figure as course_figure
 from partita.plots.dress import LOAD as LOAD
 from partita.plots.dress import colour as colour
 from partita.plots.dress import thin as thin
+from partita.plots.forecasts import FIRST as FIRST
+from partita.plots.forecasts import Fan as Fan
+from partita.plots.forecasts import calibration_figure as calibration_figure
+from partita.plots.forecasts import errors_figure as errors_figure
+from partita.plots.forecasts import fan_figure as fan_figure
 from partita.plots.occupancy import batches_figure as batches_figure
 from partita.plots.occupancy import occupancy_figure as occupancy_figure
 from partita.plots.occupancy import service_colours as service_colours

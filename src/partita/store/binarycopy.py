@@ -19,7 +19,7 @@ from partita.store.connection import Connection
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
-TEXT_OID, FLOAT4_OID, FLOAT8_OID = 25, 700, 701
+BOOL_OID, TEXT_OID, FLOAT4_OID, FLOAT8_OID = 16, 25, 700, 701
 POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01, from which PostgreSQL counts microseconds, in unix time."""
 
@@ -102,6 +102,13 @@ def pack_floats(values: NDArray[np.floating[Any]]) -> bytes:
     elements = np.empty(values.size, np.dtype([("length", ">i4"), ("value", f">f{width}")]))
     elements["length"], elements["value"] = width, values.ravel()
     return _array_header({4: FLOAT4_OID, 8: FLOAT8_OID}[width], values.shape) + elements.tobytes()
+
+
+def pack_bools(values: NDArray[np.bool_]) -> bytes:
+    """Encode an array of boolean."""
+    elements = np.empty(values.size, np.dtype([("length", ">i4"), ("value", "u1")]))
+    elements["length"], elements["value"] = 1, values.ravel()
+    return _array_header(BOOL_OID, values.shape) + elements.tobytes()
 
 
 def pack_texts(values: Sequence[str]) -> bytes:

@@ -12,12 +12,13 @@ import numpy as np
 
 from partita import __version__
 from partita.errors import StoreError
-from partita.model.load import Forecast
+from partita.model.load import Forecast, Scored
 from partita.model.plain import to_json, to_plain
 from partita.model.plan import Action, Appraisal, Command, Decision, Plan, target
 from partita.ports import Tick
 from partita.store.binarycopy import (
     copy_rows,
+    pack_bools,
     pack_float8,
     pack_floats,
     pack_int4,
@@ -36,7 +37,36 @@ ANSWER_S = 20.0
 """Seconds after which a database that does not answer counts as away."""
 
 _COLUMNS = {
-    "forecast": ["run", "tick", "horizon", "made_at_s", "step_s", "model", "history_s", "services", "levels", "rps"],
+    "forecast": [
+        "run",
+        "tick",
+        "horizon",
+        "made_at_s",
+        "step_s",
+        "model",
+        "version",
+        "history_s",
+        "services",
+        "levels",
+        "rps",
+    ],
+    "forecast_score": [
+        "run",
+        "tick",
+        "horizon",
+        "scored_tick",
+        "model",
+        "naive",
+        "services",
+        "levels",
+        "truth_rps",
+        "wape",
+        "pinball",
+        "coverage",
+        "naive_wape",
+        "naive_pinball",
+        "in_charge",
+    ],
     "plan": ["run", "tick", "gpus", "reason", "detail"],
     "command": ["run", "tick", "position", "verb", "target", "reason", "detail", "term"],
     "decision": [
@@ -94,6 +124,8 @@ class PostgresJournal:
             if forecast is not None and self._written.get(horizon) is not forecast:
                 self._rows["forecast"].append(_forecast_row(self.run, tick.decision.tick, horizon, forecast))
                 self._written[horizon] = forecast
+        for scored in tick.scored:
+            self._rows["forecast_score"].append(_score_row(self.run, tick.decision.tick, scored))
         if tick.plan is not None:
             self._rows["plan"].append(_plan_row(self.run, tick.decision.tick, tick.plan))
         for position, command in enumerate(tick.decision.commands):
@@ -196,10 +228,38 @@ def _forecast_row(run: int, tick: int, horizon: str, forecast: Forecast) -> byte
             pack_float8(forecast.made_at_s),
             pack_float8(forecast.step_s),
             forecast.model.encode(),
+            (forecast.version or __version__).encode(),
             pack_float8(forecast.history_s),
             pack_texts(forecast.services),
             pack_floats(np.asarray(forecast.levels, np.float64)),
             pack_floats(forecast.rps.astype(np.float32)),
+        ]
+    )
+
+
+def _score_row(run: int, scored_tick: int, scored: Scored) -> bytes:
+    return pack_row(
+        [
+            pack_int8(run),
+            pack_int8(scored.tick),
+            scored.horizon.encode(),
+            pack_int8(scored_tick),
+            scored.model.encode(),
+            scored.naive.encode(),
+            pack_texts(scored.services),
+            pack_floats(np.asarray(scored.levels, np.float64)),
+            *(
+                pack_floats(values.astype(np.float32))
+                for values in (
+                    scored.truth_rps,
+                    scored.wape,
+                    scored.pinball,
+                    scored.coverage,
+                    scored.naive_wape,
+                    scored.naive_pinball,
+                )
+            ),
+            pack_bools(scored.in_charge),
         ]
     )
 

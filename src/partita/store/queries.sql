@@ -132,8 +132,20 @@ FROM command WHERE run = $1 AND tick = $2 ORDER BY position;
 SELECT detail FROM plan WHERE run = $1 AND tick = $2;
 
 -- name: standing_forecasts
-SELECT DISTINCT ON (horizon) horizon, made_at_s, step_s, model, history_s, services, levels, rps
+SELECT DISTINCT ON (horizon) horizon, made_at_s, step_s, model, version, history_s, services, levels, rps
 FROM forecast WHERE run = $1 AND tick <= $2 ORDER BY horizon, tick DESC;
+
+-- name: last_run_with_forecasts
+SELECT r.id, r.kind, r.policy, r.version, r.started_at, r.finished_at, r.role FROM run r
+WHERE EXISTS (SELECT FROM forecast f WHERE f.run = r.id) AND (r.id = $1 OR $1::bigint IS NULL)
+ORDER BY r.id DESC LIMIT 1;
+
+-- name: last_forecasts
+SELECT DISTINCT ON (horizon) tick, horizon, made_at_s, step_s, model, version, history_s, services, levels, rps
+FROM forecast WHERE run = $1 ORDER BY horizon, tick DESC;
+
+-- name: last_forecast_scores
+SELECT * FROM forecast_score WHERE run = $1 AND horizon = $2 ORDER BY tick DESC LIMIT $3;
 
 -- name: contents
 SELECT (SELECT count(*) FROM trace_import WHERE state = 'done') AS imports,
@@ -235,6 +247,11 @@ FROM request_rollup r JOIN service s ON s.id = r.service
 WHERE r.source = 0 AND r.ts >= $3::timestamptz - $2::double precision * interval '1 second' AND r.ts < $3
       AND s.name <> ALL($1::text[])
 GROUP BY s.name ORDER BY s.name;
+
+-- name: all_gaps
+-- A gap without a beginning was before anybody logged.
+SELECT extract(epoch FROM greatest(begins, '1970-01-01+00'))::float8 AS begins, extract(epoch FROM ends)::float8 AS ends
+FROM log_gap ORDER BY log_gap.begins;
 
 -- name: live_begin
 SELECT least((SELECT min(ts) FROM request_rollup WHERE source = 0),

@@ -81,6 +81,19 @@ async def read_watermark(connection: Connection, source: int) -> datetime | None
     return until
 
 
+async def read_gaps(connection: Connection) -> list[tuple[float, float]]:
+    """Return the times (unix seconds) in which nobody logged though the live watermark has passed them."""
+    with explained("the look at the gaps of the log"):
+        rows = await connection.fetch(query("all_gaps"))
+    return [(row["begins"], row["ends"]) for row in rows]
+
+
+async def read_late(connection: Connection) -> dict[str, int]:
+    """Return how many live requests of each service came too late for the loop."""
+    with explained("the look at late requests"):
+        return {row["name"]: row["rows"] for row in await connection.fetch(query("log_late"))}
+
+
 async def read_requests(
     connection: Connection, source: int, *, start: datetime | None = None, end: datetime | None = None
 ) -> AsyncIterator[Rows]:

@@ -1,0 +1,337 @@
+"""`partita forecast`: judge forecasts by what came, and show those that are made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from partita.controller.cli.options import Database, command_line, database_options
+from partita.errors import ConfigError
+
+if TYPE_CHECKING:
+    from partita.controller.load_series import Source
+    from partita.model.load import Forecast, Load
+
+HORIZONS = "1m,15m,1h,24h"
+KEPT_ORIGINS = 3
+"""Forecasts of each model that a report draws."""
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+@click.group()
+def forecast() -> None:
+    """Judge forecasts by what came, and show those that are made.
+
+    `backtest` tries models on a trace or on the log, `status` says how good the running controller's forecasts have
+    been and which model is in charge, `show` draws the present one, `models` lists what there is.
+    """
+
+
+@forecast.command()
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Trace to forecast, instead of a log.")
+@click.option("--format", "forced", metavar="NAME", help="Format of the trace, where it is not told rightly.")
+@click.option(
+    "--bin", "bin_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Width of the trace's bins."
+)
+@click.option(
+    "--import", "number", type=click.IntRange(min=1), metavar="N", help="Import in the database, instead of a log."
+)
+@click.option(
+    "--horizons",
+    default=None,
+    metavar="TIMES",
+    help=f"How far ahead, with commas between.  [default: {HORIZONS}, those that steps fit]",
+)
+@click.option("--step", metavar="TIME", help="Width of a step.  [default: 1m, or the trace's bins if wider]")
+@click.option("--models", metavar="NAMES", help="Models, with commas between.  [default: all but the seasonal naive]")
+@click.option("--service", "services", multiple=True, metavar="PATTERN", help="Only services that match; repeatable.")
+@click.option(
+    "--origins", type=click.IntRange(min=1), default=24, show_default=True, help="From how many instants to forecast."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="What ties are drawn from.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write every score there.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML report there.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@database_options
+def backtest(
+    trace: Path | None,
+    forced: str | None,
+    bin_s: float | None,
+    number: int | None,
+    horizons: str | None,
+    step: str | None,
+    models: str | None,
+    services: tuple[str, ...],
+    origins: int,
+    seed: int,
+    json_file: Path | None,
+    report: Path | None,
+    quiet: bool,
+    database: Database,
+) -> None:
+    """Forecast a trace or the live log from instants in its last week or fifth, and score that by what came.
+
+    The error at a horizon is that of the last fifth of the steps up to it. Ratios are against the daily seasonal-naive;
+    docs/forecasting-backtest.md says how each score is reckoned.
+
+    \b
+    Examples:
+      partita forecast backtest --trace client_rates_600s.csv.gz --horizons 10m,1h,24h
+      partita forecast backtest --trace conv.csv.gz --horizons 1m,5m --step 10s --report out.html
+      partita forecast backtest --dsn postgresql://localhost/partita --models smoothing,last-value --json scores.json
+    """
+    from partita.controller.backtesting import choose_models, known_models
+    from partita.controller.load_series import parse_span
+    from partita.controller.results import check_writable
+
+    for path, option in ((json_file, "--json"), (report, "--report")):
+        if path is not None:
+            check_writable(path, option)
+    if trace is not None and number is not None:
+        raise ConfigError("--trace and --import name two sources; give one", key="--import", value=number)
+    wanted = None if horizons is None else tuple(parse_span(text, "--horizons") for text in _names(horizons))
+    step_s = None if step is None else parse_span(step, "--step")
+    chosen = choose_models(_names(models), known_models())
+    if trace is not None:
+        from partita.controller.load_series import series_of_trace
+
+        source = series_of_trace(trace, step_s=step_s, forced=forced, bin_s=bin_s)
+    else:
+        source = _from_database(database, number, step_s)
+    _backtest(source, chosen, wanted, services, origins, seed, json_file, report, quiet)
+
+
+def _names(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _from_database(database: Database, number: int | None, step_s: float | None) -> Source:
+    from partita.controller.load_series import series_of_import, series_of_live
+
+    with database.serve() as dsn:
+        if number is not None:
+            return series_of_import(dsn, number, step_s=step_s)
+        return asyncio.run(series_of_live(dsn, step_s=step_s))
+
+
+def _backtest(
+    source: Source,
+    models: Sequence[Any],
+    wanted: tuple[float, ...] | None,
+    services: Sequence[str],
+    origins: int,
+    seed: int,
+    json_file: Path | None,
+    report: Path | None,
+    quiet: bool,
+) -> None:
+    from time import perf_counter
+
+    from partita.controller.backtesting import backtest_document
+    from partita.controller.cli.progress import counting
+    from partita.controller.load_series import forecastable, picked
+    from partita.controller.results import result_text, write_whole
+    from partita.forecasting.backtest import Settings, choose_origins
+    from partita.forecasting.backtest import backtest as run
+
+    load = picked(source.series.load, services)
+    settings = Settings(_horizons(wanted, load, source), origins=origins, seed=seed)
+    instants = _judged(lambda: choose_origins(load, settings))
+    load, left_out = forecastable(load, instants[0])
+    if not load.services:
+        raise ConfigError(
+            f"{source.name} holds no series that can be forecast: {next(iter(left_out.values()), 'empty')}"
+        )
+    reach = round(max(settings.horizons_s) / load.step_s)
+    drawn = _drawn(instants, reach, load.counts.shape[1]) if report is not None else set()
+    kept: dict[str, dict[int, Forecast]] = {}
+
+    def seen(model: str, origin: int, made: Forecast) -> None:
+        if origin in drawn:
+            kept.setdefault(model, {})[origin] = made
+
+    with counting("forecasts", quiet=quiet) as told:
+        found = _judged(lambda: run(load, models, settings, clock=perf_counter, seen=seen, told=told))
+    document = backtest_document(source, found, left_out)
+    if json_file is not None:
+        write_whole(json_file, result_text(document))
+    if report is not None:
+        from partita.controller.report import write_forecasts
+
+        write_forecasts(
+            report, document, found, load, kept, title=f"Forecasts of {source.name}", command=command_line()
+        )
+    if not quiet:
+        _print(document)
+
+
+def _drawn(origins: Sequence[int], reach: int, length: int) -> set[int]:
+    """Choose the last origins whose forecasts are whole and do not lie over each other."""
+    found: list[int] = []
+    for origin in reversed(origins):
+        if origin + reach <= (found[-1] if found else length) and len(found) < KEPT_ORIGINS:
+            found.append(origin)
+    return set(found)
+
+
+def _judged(work: Any) -> Any:
+    """Turn what a series or a setting does not allow into the mistake of whoever asked for it."""
+    from partita.errors import ForecastError
+
+    try:
+        return work()
+    except ForecastError as problem:
+        raise ConfigError(str(problem), key="--horizons") from None
+
+
+def _horizons(wanted: tuple[float, ...] | None, load: Load, source: Source) -> tuple[float, ...]:
+    """Return the horizons asked for, or those of the usual ones that the steps and the series' length allow."""
+    from partita.controller.load_series import parse_span
+
+    if wanted is not None:
+        return tuple(sorted(set(wanted)))
+    step_s, length = load.step_s, load.counts.shape[1]
+    usual = [parse_span(text, "--horizons") for text in HORIZONS.split(",")]
+    found = tuple(h for h in usual if h % step_s == 0 and h / step_s <= length / 5)
+    if not found:
+        raise ConfigError(
+            f"{source.name} is {length} steps of {step_s:g} s, too short for {HORIZONS}; give shorter ones",
+            key="--horizons",
+        )
+    return found
+
+
+def _print(document: dict[str, Any]) -> None:
+    from partita.controller.backtesting import backtest_table, remarks
+    from partita.controller.cli.printing import print_table
+
+    print_table(backtest_table(document))
+    for line in remarks(document):
+        click.echo(line)
+
+
+@forecast.command("models")
+@JSON
+def list_models(as_json: bool) -> None:
+    """List the forecasting models, those of plugins too.
+
+    \b
+    Example:
+      partita forecast models
+    """
+    from partita.controller.backtesting import known_models
+
+    known = known_models()
+    if as_json:
+        from partita.model.plain import to_json
+
+        click.echo(to_json([{"name": n, "from": k.origin, "about": k.about} for n, k in known.items()]))
+        return
+    width = max(map(len, known))
+    for name, one in known.items():
+        click.echo(f"{name:<{width}}  {one.origin:<8}  {one.about}")
+
+
+RUN = click.option("--run", type=click.IntRange(min=1), metavar="N", help="Number of the run.  [default: the last]")
+
+
+@forecast.command()
+@RUN
+@JSON
+@database_options
+def status(run: int | None, as_json: bool, database: Database) -> None:
+    """Say which model makes each service's forecast, how good it has been lately, and what it beats.
+
+    A model that was clearly worse than the naive forecast over its last forecasts has given way to that one, until it
+    is better again. Scores are those that a controller, or a replay with --journal, wrote into the database.
+
+    \b
+    Examples:
+      partita forecast status
+      partita forecast status --run 3 --json | jq '.services[] | select(.ratio > 1)'
+    """
+    from partita.controller.forecastview import charges_document, charges_table, run_line
+
+    with database.serve() as dsn:
+        found, charges = asyncio.run(_read_charges(dsn, run))
+    if as_json:
+        from partita.model.plain import to_json
+
+        click.echo(to_json(charges_document(found, charges)))
+        return
+    click.echo(f"Forecasts of {run_line(found)}:")
+    if not charges:
+        click.echo("none has been scored yet: its truth has not come.")
+        return
+    from partita.controller.cli.printing import print_table
+
+    print_table(charges_table(charges))
+
+
+async def _read_charges(dsn: str, run: int | None) -> Any:
+    from partita.controller.forecastview import read_charges
+    from partita.store.connection import connect
+
+    async with connect(dsn) as connection:
+        return await read_charges(connection, run)
+
+
+@forecast.command()
+@click.argument("service")
+@RUN
+@JSON
+@database_options
+def show(service: str, run: int | None, as_json: bool, database: Database) -> None:
+    """Draw the present forecasts of SERVICE, and list their quantiles.
+
+    Bars are the median, dots the 95th percentile; at the left of the line is what came before. Of a live cluster it
+    also says how bursty the load is (index of dispersion: 1 for Poisson arrivals) and how large inputs are.
+
+    \b
+    Examples:
+      partita forecast show resnet50
+      partita forecast show chat --run 3 --json
+    """
+    from partita.controller.forecastview import run_line, shown_document
+
+    with database.serve() as dsn:
+        found, shown, more = asyncio.run(_read_shown(dsn, run, service))
+    if as_json:
+        from partita.model.plain import to_json
+
+        click.echo(to_json({**shown_document(found, shown), **more}))
+        return
+    click.echo(f"Forecasts of {service}, {run_line(found)}:")
+    _draw(shown, more)
+
+
+def _draw(shown: Sequence[Any], more: dict[str, Any]) -> None:
+    from partita.controller.cli.printing import print_table
+    from partita.controller.forecastview import chart_lines, shown_heading, shown_table
+
+    for one in shown:
+        click.echo(f"\n{shown_heading(one)}")
+        click.echo("\n".join(chart_lines(one)))
+        print_table(shown_table(one))
+    if more.get("dispersion") is not None:
+        click.echo(f"Index of dispersion by {more['step_s']:g} s over the last hour: {more['dispersion']:.2f}")
+    if more.get("sizes"):
+        listed = ", ".join(f"P{float(level) * 100:g} {size:,.4g}" for level, size in more["sizes"].items())
+        click.echo(f"Input sizes over the last hour: {listed}")
+
+
+async def _read_shown(dsn: str, run: int | None, service: str) -> Any:
+    from partita.controller.forecastview import lately, read_shown
+    from partita.store.connection import connect
+
+    async with connect(dsn) as connection:
+        found, shown = await read_shown(connection, run, service)
+    if found.kind != "live":
+        return found, shown, {}
+    shown, more = await lately(dsn, service, shown)
+    return found, shown, more

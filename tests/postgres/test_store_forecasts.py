@@ -1,0 +1,208 @@
+"""Forecasts and what came of them, through the database: written by the loop's journal, read by the commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from miniature import Stage, even, gpus, make_loop, service
+
+from partita import __version__
+from partita.controller.cli.main import main
+from partita.controller.load_series import series_of_import, series_of_live
+from partita.controller.tracefiles import choose_reader, import_trace
+from partita.errors import StoreError
+from partita.model.load import Forecast, Load
+from partita.plugins import reactive
+from partita.ports import Tick
+from partita.store.connection import Connection, connect
+from partita.store.forecasts import read_forecast_run, read_last_forecasts, read_scores
+from partita.store.journal import PostgresJournal, begin_run
+
+SERVICES = (service("a"), service("b"))
+BUSY = (even(300.0, 400.0), even(100.0, 400.0))
+COLUMNS = ("truth_rps", "wape", "pinball", "coverage", "naive_wape", "naive_pinball")
+
+
+class Poisoned:
+    """Forecasts fifty times the last value."""
+
+    name = "poisoned"
+
+    def forecast(self, history: Load, *, steps: int, levels: Any) -> Forecast:
+        last = 50 * history.counts[:, -1:, None] / history.step_s
+        rps = np.broadcast_to(last, (len(history.services), len(levels), steps)).copy()
+        return Forecast(history.services, history.end_s, history.step_s, tuple(levels), rps, "bad", 1.0, "7.2")
+
+
+def on(dsn: str, work: Callable[[Connection], Coroutine[Any, Any, Any]]) -> Any:
+    async def run() -> Any:
+        async with connect(dsn) as connection:
+            return await work(connection)
+
+    return asyncio.run(run())
+
+
+def played(dsn: str, *, poisoned: bool, turns: int = 30, batch_ticks: int = 7) -> tuple[int, list[Tick]]:
+    """Turn a loop over a simulated world and journal every turn; return the run and what was journaled."""
+    how = {"near": Poisoned()} if poisoned else {}
+    stage = Stage(make_loop(SERVICES, gpus(4), {"reactive": reactive}, **how), BUSY, span_s=400.0)
+    made = [Tick(t.decision, t.near, t.far, t.plan, scored=t.scored) for t in stage.turns(turns)]
+
+    async def work(connection: Connection) -> int:
+        run = await begin_run(connection, kind="replay", policy="reactive", scenario={})
+        journal = PostgresJournal(connection, run, batch_ticks=batch_ticks)
+        for tick in made:
+            await journal.record(tick)
+        await journal.close()
+        return run
+
+    return on(dsn, work), made
+
+
+def partita(capsys: pytest.CaptureFixture[str], dsn: str, *arguments: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(["forecast", *arguments, "--dsn", dsn])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_scores_come_back_as_the_loop_made_them(pg_dsn: str) -> None:
+    run, ticks = played(pg_dsn, poisoned=False)
+    made = [s for tick in ticks for s in tick.scored if s.horizon == "near"]
+    assert len(made) > 15
+    read = on(pg_dsn, lambda c: read_scores(c, run, "near", limit=1000))
+    assert [s.tick for s in read] == [s.tick for s in made]
+    for one, other in zip(read, made, strict=True):
+        assert (one.model, one.naive, one.services, one.levels) == ("smoothing", "last-value", ("a", "b"), other.levels)
+        for name in COLUMNS:
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6, err_msg=name)
+        assert one.in_charge.tolist() == [True, True]
+    assert [s.tick for s in on(pg_dsn, lambda c: read_scores(c, run, "near", limit=3))] == [s.tick for s in made[-3:]]
+
+
+def test_every_forecast_carries_model_version_and_span(pg_dsn: str) -> None:
+    run, ticks = played(pg_dsn, poisoned=False)
+    tick, made = on(pg_dsn, lambda c: read_last_forecasts(c, run))["near"]
+    last = ticks[-1].near
+    assert last is not None
+    assert (tick, made.model, made.version, made.history_s) == (30, last.model, __version__, last.history_s)
+    np.testing.assert_allclose(made.rps, last.rps, rtol=1e-6)
+
+
+def test_a_model_of_its_own_version_keeps_it(pg_dsn: str) -> None:
+    run, _ = played(pg_dsn, poisoned=True, turns=6)
+    assert on(pg_dsn, lambda c: read_last_forecasts(c, run))["near"][1].version == "7.2"
+
+
+def test_status_names_who_is_in_charge(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    played(pg_dsn, poisoned=False)
+    run, _ = played(pg_dsn, poisoned=True)
+    code, out, _ = partita(capsys, pg_dsn, "status", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["run"] == run
+    first = found["services"][0]
+    assert (first["service"], first["horizon"], first["in_charge"]) == ("a", "near", "last-value")
+    assert first["model"] == "poisoned"
+    assert first["ratio"] > 10
+    assert first["covered_p95"] == 1.0  # it always expects too much
+    code, out, _ = partita(capsys, pg_dsn, "status")
+    assert "poisoned loses to last-value by" in out
+    code, out, _ = partita(capsys, pg_dsn, "status", "--run", "1")
+    assert "smoothing" in out
+    assert "last-value by" in out or "as good as last-value" in out
+
+
+def test_status_before_any_truth_has_come(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    played(pg_dsn, poisoned=False, turns=4)
+    assert "none has been scored yet" in partita(capsys, pg_dsn, "status")[1]
+
+
+def test_show_draws_the_present_forecast(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run, ticks = played(pg_dsn, poisoned=False)
+    code, out, _ = partita(capsys, pg_dsn, "show", "a")
+    assert code == 0
+    assert f"run {run} of a replay" in out
+    assert f"near: {ticks[-1].near.model} (version {__version__})" in out  # type: ignore[union-attr]
+    assert "█" in out
+    assert "P95" in out
+    found = json.loads(partita(capsys, pg_dsn, "show", "b", "--json")[1])
+    assert found["forecasts"][0]["rps"][2][0] == pytest.approx(100.0, rel=0.1)  # its median
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("show", "c"), 2, "SERVICE: run 1 forecasts no service 'c'; it has a, b"),
+        (("show", "a", "--run", "9"), 2, "--run: the journal holds no forecast of run 9"),
+        (("status", "--run", "9"), 2, "--run: the journal holds no forecast of run 9"),
+        (("backtest",), 1, "nobody has logged a request yet: --trace FILE or --import N name another source"),
+        (("backtest", "--import", "4"), 1, "there is no import 4 (there are: none)"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    pg_dsn: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    played(pg_dsn, poisoned=False, turns=4)
+    assert partita(capsys, pg_dsn, *arguments) == (code, "", f"Error: {sentence}\n")
+
+
+def test_a_journal_without_forecasts(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StoreError, match="the journal holds no forecast yet"):
+        on(pg_dsn, lambda c: read_forecast_run(c, None))
+    assert partita(capsys, pg_dsn, "status")[0] == 1
+
+
+# Series from the database ---------------------------------------------------------------------------------------------
+
+
+def logged(dsn: str) -> None:
+    """Write a live log of 90 s: a request a second, none from 20 to 29, nobody listening from 40 to 45."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("INSERT INTO service (name) VALUES ('chat')")
+        await connection.execute("""
+            INSERT INTO request_rollup (ts, service, requests)
+            SELECT to_timestamp(6000 + s), 1, 1 FROM generate_series(0, 89) s
+            WHERE s NOT BETWEEN 20 AND 29 AND s NOT BETWEEN 40 AND 44
+        """)
+        await connection.execute("INSERT INTO watermark VALUES (0, to_timestamp(6084))")
+        await connection.execute("INSERT INTO log_gap VALUES ('-infinity', to_timestamp(6000))")
+        await connection.execute("INSERT INTO log_gap VALUES (to_timestamp(6040), to_timestamp(6045))")
+        await connection.execute("INSERT INTO log_late VALUES (1, 3, now())")
+
+    on(dsn, work)
+
+
+def test_the_live_log_as_a_series(pg_dsn: str) -> None:
+    logged(pg_dsn)
+    found = asyncio.run(series_of_live(pg_dsn, step_s=10.0)).series
+    assert found.load.services == ("chat",)
+    assert found.load.start_s == 6000.0
+    np.testing.assert_array_equal(found.load.counts, [[10, 10, 0, 10, np.nan, 10, 10, 10]])
+    assert (found.rest.tolist(), found.rest_s) == ([4.0], 4.0)
+    assert (found.beyond, found.late, found.watermark_s) == (6, {"chat": 3}, 6084.0)
+    later = asyncio.run(series_of_live(pg_dsn, step_s=10.0, since_s=6030.0)).series
+    assert later.load.start_s == 6030.0
+
+
+def test_an_import_as_a_series(pg_dsn: str, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "counts.csv"
+    rows = [f"{60 * n},{10 + n % 5}" for n in range(400) if n != 390]
+    path.write_text("\n".join(["t,requests", *rows]))
+    asyncio.run(import_trace(pg_dsn, path, choose_reader(path)))
+    found = series_of_import(pg_dsn, 1).series
+    assert found.load.counts.shape == (1, 400)
+    assert found.missing.tolist() == [1]
+    out = tmp_path / "scores.json"
+    arguments = ("--import", "1", "--horizons", "1m", "--models", "last-value", "--json", str(out), "--quiet")
+    assert partita(capsys, pg_dsn, "backtest", *arguments) == (0, "", "")
+    assert json.loads(out.read_text())["services"]["counts"]["missing_steps"] == 1
