@@ -321,7 +321,9 @@ def _draw(shown: Sequence[Any], more: dict[str, Any]) -> None:
     if more.get("dispersion") is not None:
         click.echo(f"Index of dispersion by {more['step_s']:g} s over the last hour: {more['dispersion']:.2f}")
     if more.get("sizes"):
-        listed = ", ".join(f"P{float(level) * 100:g} {size:,.4g}" for level, size in more["sizes"].items())
+        listed = ", ".join(
+            f"P{float(level) * 100:g} {float(f'{size:.3g}'):,g}" for level, size in more["sizes"].items()
+        )
         click.echo(f"Input sizes over the last hour: {listed}")
 
 
