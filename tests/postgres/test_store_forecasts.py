@@ -16,6 +16,7 @@ from partita.controller.cli.main import main
 from partita.controller.load_series import series_of_import, series_of_live
 from partita.controller.tracefiles import choose_reader, import_trace
 from partita.errors import StoreError
+from partita.forecasting import NEAR
 from partita.model.load import Forecast, Load
 from partita.plugins import reactive
 from partita.ports import Tick
@@ -81,7 +82,7 @@ def test_scores_come_back_as_the_loop_made_them(pg_dsn: str) -> None:
     read = on(pg_dsn, lambda c: read_scores(c, run, "near", limit=1000))
     assert [s.tick for s in read] == [s.tick for s in made]
     for one, other in zip(read, made, strict=True):
-        assert (one.model, one.naive, one.services, one.levels) == ("smoothing", "last-value", ("a", "b"), other.levels)
+        assert (one.model, one.naive, one.services, one.levels) == (NEAR.name, "last-value", ("a", "b"), other.levels)
         for name in COLUMNS:
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6, err_msg=name)
         assert one.in_charge.tolist() == [True, True]
@@ -117,7 +118,7 @@ def test_status_names_who_is_in_charge(pg_dsn: str, capsys: pytest.CaptureFixtur
     code, out, _ = partita(capsys, pg_dsn, "status")
     assert "poisoned loses to last-value by" in out
     code, out, _ = partita(capsys, pg_dsn, "status", "--run", "1")
-    assert "smoothing" in out
+    assert NEAR.name in out
     assert "last-value by" in out or "as good as last-value" in out
 
 

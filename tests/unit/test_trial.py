@@ -120,7 +120,7 @@ def test_a_model_that_is_better_again_comes_back() -> None:
         trial, _ = judged(trial, "near", flat(length))
         restored += [(length, name) for name in trial.restored]
         if trial.restored:
-            assert "smoothing makes the near forecast of" in remark(trial, "near")
+            assert f"{NEAR.name} makes the near forecast of" in remark(trial, "near")
         trial, _ = forecast(trial, length, NEAR, LAST_VALUE, flat(length), STEPS)
     assert sorted(name for _, name in restored) == ["a", "b"]
     assert not trial.demoted.any()
