@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ahead &= _told_pooled(runs, name, [peer.name for peer in others])
     if asked.json:
         Path(asked.json).write_text(json.dumps(_document(runs), indent=1))
-    print(f"\n{name} is {'ahead' if ahead else 'not ahead everywhere'}.")
+    print(f"\n{name} is {'ahead' if ahead else 'not ahead everywhere'}{'' if others else ', of our own models'}.")
     return 0 if ahead else 1
 
 
