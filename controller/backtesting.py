@@ -14,7 +14,7 @@ from partita.controller.results import versions
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
 from partita.errors import ConfigError
-from partita.forecasting import FORECASTERS
+from partita.forecasting import FAR, FORECASTERS, NEAR
 from partita.forecasting.backtest import Backtest, Scores, geometric_mean, scores
 from partita.forecasting.yardstick import YARDSTICKS
 from partita.model.plain import to_plain
@@ -50,15 +50,24 @@ def known_models(host: PluginHost | None = None) -> dict[str, KnownModel]:
 
 
 def about(model: Forecaster) -> str:
-    """Return the first line of a model's docstring, without its full stop."""
+    """Return the first line of a model's docstring, without its full stop; of a blend of one, that one's."""
+    members = getattr(model, "members", ())
+    if len(members) == 1:
+        return f"{about(members[0])}; calibrated on its own past errors"
     text = (type(model).__doc__ or "").strip()
     return text.partition("\n")[0].rstrip(".") if not text.startswith(f"{type(model).__name__}(") else ""
 
 
 def choose_models(names: Sequence[str], known: Mapping[str, KnownModel]) -> list[Forecaster]:
-    """Return the models with these names, without any all but the naive ones of a season; ConfigError for others."""
+    """Return the models with these names; ConfigError for others.
+
+    Without any, those that the loop forecasts with, those of plugins, and the last value; ``all`` stands for all.
+    """
     if not names:
-        return [k.model for name, k in known.items() if k.origin != "naive" or name == "last-value"]
+        usual = (NEAR.name, FAR.name, "last-value")
+        return [k.model for name, k in known.items() if name in usual or k.origin == "plugin"]
+    if list(names) == ["all"]:
+        return [k.model for k in known.values()]
     for name in names:
         if name not in known:
             there = ", ".join(known)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,10 @@ from partita.controller.tracefiles import choose_import, choose_reader, exported
 from partita.errors import ConfigError, StoreError
 from partita.forecasting.history import LEAST_MEASURED
 from partita.model.load import Load
-from partita.ports import Counts, Rows
 from partita.store.connection import connect
 from partita.store.reading import read_gaps, read_late, read_requests, read_rollup, read_span, read_watermark
 from partita.traces.guard import read_blocks
-from partita.traces.series import Series, roll_up
+from partita.traces.series import Series, Tally, roll_up
 from partita.traces.services import ServiceMap
 from partita.traces.sizes import Sizes, sizes_of
 
@@ -66,27 +68,19 @@ async def series_of_live(dsn: str, *, step_s: float | None = None, since_s: floa
         gaps = await read_gaps(connection)
         late = await read_late(connection)
         start = span.first if since_s is None else max(span.first, datetime.fromtimestamp(since_s, UTC))
-        blocks = [b.counts() async for b in read_rollup(connection, LIVE, start=start, end=max(watermark, span.end))]
-    series = roll_up(
-        blocks,
-        step_s or MINUTE_S,
-        begin_s=start.timestamp(),
-        watermark_s=watermark.timestamp(),
-        gaps=gaps,
-        late=late,
-    )
-    return Source("the live log", series)
+        tally = Tally(step_s or MINUTE_S, watermark_s=watermark.timestamp())
+        async for block in read_rollup(connection, LIVE, start=start, end=max(watermark, span.end)):
+            tally.add(block.counts())
+    return Source("the live log", tally.series(begin_s=start.timestamp(), gaps=gaps, late=late))
 
 
 def series_of_import(dsn: str, record_number: int, *, step_s: float | None = None) -> Source:
     """Roll an import up; StoreError if there is none of this number."""
-    import asyncio
-
     record = asyncio.run(choose_import(dsn, record_number))
-    found = list(exported_blocks(dsn, record))
-    bin_s = next((width for _, width in found), None)
-    blocks: list[Rows | Counts] = [block for block, _ in found]
-    series = roll_up(blocks, step_s or _default_step(bin_s), bin_s=bin_s)
+    with closing(exported_blocks(dsn, record)) as blocks:
+        first, bin_s = next(blocks)
+        rest = (block for block, _ in blocks)
+        series = roll_up(chain([first], rest), step_s or _default_step(bin_s), bin_s=bin_s)
     return Source(f"import {record.id} ({record.file})", series)
 
 

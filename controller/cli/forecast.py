@@ -48,7 +48,7 @@ def forecast() -> None:
     help=f"How far ahead, with commas between.  [default: {HORIZONS}, those that steps fit]",
 )
 @click.option("--step", metavar="TIME", help="Width of a step.  [default: 1m, or the trace's bins if wider]")
-@click.option("--models", metavar="NAMES", help="Models, with commas between.  [default: all but the seasonal naive]")
+@click.option("--models", metavar="NAMES", help="Models, with commas between, or all.  [default: those in use]")
 @click.option("--service", "services", multiple=True, metavar="PATTERN", help="Only services that match; repeatable.")
 @click.option(
     "--origins", type=click.IntRange(min=1), default=24, show_default=True, help="From how many instants to forecast."
@@ -321,7 +321,9 @@ def _draw(shown: Sequence[Any], more: dict[str, Any]) -> None:
     if more.get("dispersion") is not None:
         click.echo(f"Index of dispersion by {more['step_s']:g} s over the last hour: {more['dispersion']:.2f}")
     if more.get("sizes"):
-        listed = ", ".join(f"P{float(level) * 100:g} {size:,.4g}" for level, size in more["sizes"].items())
+        listed = ", ".join(
+            f"P{float(level) * 100:g} {float(f'{size:.3g}'):,g}" for level, size in more["sizes"].items()
+        )
         click.echo(f"Input sizes over the last hour: {listed}")
 
 

@@ -6,8 +6,8 @@ what the quantiles cover; then ours is set against each other model by a paired 
 no horizon significantly worse than the best, in WAPE and in P95 loss, and significantly better than every single peer
 in P95 loss over all horizons.
 
-    --ours NAME         the model that must be ahead (default: combination, else the first built in)
-    --models A,B        only these of ours
+    --ours NAME         the model that must be ahead (default: what the loop forecasts epochs with)
+    --models A,B        these of ours, or all (default: those that the loop forecasts with)
     --peers A,B         only these of others; "none" for none
     --series N          series a group at most (12)
     --origins N         origins a series (8)
@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from forecast_peers import peers
 from forecast_series import Group, groups
 
-from partita.controller.backtesting import known_models
+from partita.controller.backtesting import choose_models, known_models
 from partita.errors import ForecastError
+from partita.forecasting import FAR
 from partita.forecasting.backtest import (
     ADDED_SHARE,
     Backtest,
@@ -86,14 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fits = getattr(peer, "fits", None)
         if fits is not None and fits.failed:
             print(f"{peer.name}: {fits.failed} of {fits.tried} fits failed and took the last value ({fits.why})")
-    name = asked.ours or ("combination" if any(m.name == "combination" for m in ours) else ours[0].name)
+    name = asked.ours or FAR.name
     ahead = True
     for horizon in dict.fromkeys(HORIZONS.values()):
         ahead &= _told_horizon(runs, horizon, name)
     ahead &= _told_pooled(runs, name, [peer.name for peer in others])
     if asked.json:
         Path(asked.json).write_text(json.dumps(_document(runs), indent=1))
-    print(f"\n{name} is {'ahead' if ahead else 'not ahead everywhere'}.")
+    print(f"\n{name} is {'ahead' if ahead else 'not ahead everywhere'}{'' if others else ', of our own models'}.")
     return 0 if ahead else 1
 
 
@@ -107,8 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _models(asked: argparse.Namespace) -> tuple[list[Forecaster], list[Forecaster]]:
-    wanted = [name for name in asked.models.split(",") if name]
-    ours = [known.model for name, known in known_models().items() if not wanted or name in wanted]
+    ours = choose_models([name for name in asked.models.split(",") if name], known_models())
     if asked.peers == "none":
         return ours, []
     others, missing = peers([name for name in asked.peers.split(",") if name])

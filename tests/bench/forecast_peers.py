@@ -26,6 +26,7 @@ from partita.ports import Forecaster
 
 DAY_S, WEEK_S = 86_400.0, 604_800.0
 FAILURES_IN_A_ROW = 3
+MOST_SEASON = 300
 MOST_STEPS = 2_016
 """Latest steps that a model of one series is fitted on: a week of five minutes, two weeks of ten."""
 
@@ -74,6 +75,8 @@ class Each:
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
         """Forecast one series after the other."""
         season = DAY_S / history.step_s if self.seasonal else 1.0
+        if season > MOST_SEASON:
+            raise ForecastError(f"a season of {season:,.0f} steps takes it half a minute to two a series")
         rps = np.stack([self._row(row, steps, levels, season) for row in filled(history.counts)])
         rps = np.sort(np.maximum(rps, 0.0), axis=1) / history.step_s
         return Forecast(

@@ -16,6 +16,7 @@ from partita.controller.cli.main import main
 from partita.controller.load_series import series_of_import, series_of_live
 from partita.controller.tracefiles import choose_reader, import_trace
 from partita.errors import StoreError
+from partita.forecasting import NEAR
 from partita.model.load import Forecast, Load
 from partita.plugins import reactive
 from partita.ports import Tick
@@ -81,7 +82,7 @@ def test_scores_come_back_as_the_loop_made_them(pg_dsn: str) -> None:
     read = on(pg_dsn, lambda c: read_scores(c, run, "near", limit=1000))
     assert [s.tick for s in read] == [s.tick for s in made]
     for one, other in zip(read, made, strict=True):
-        assert (one.model, one.naive, one.services, one.levels) == ("smoothing", "last-value", ("a", "b"), other.levels)
+        assert (one.model, one.naive, one.services, one.levels) == (NEAR.name, "last-value", ("a", "b"), other.levels)
         for name in COLUMNS:
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6, err_msg=name)
         assert one.in_charge.tolist() == [True, True]
@@ -117,7 +118,7 @@ def test_status_names_who_is_in_charge(pg_dsn: str, capsys: pytest.CaptureFixtur
     code, out, _ = partita(capsys, pg_dsn, "status")
     assert "poisoned loses to last-value by" in out
     code, out, _ = partita(capsys, pg_dsn, "status", "--run", "1")
-    assert "smoothing" in out
+    assert NEAR.name in out
     assert "last-value by" in out or "as good as last-value" in out
 
 
@@ -206,3 +207,38 @@ def test_an_import_as_a_series(pg_dsn: str, tmp_path: Any, capsys: pytest.Captur
     arguments = ("--import", "1", "--horizons", "1m", "--models", "last-value", "--json", str(out), "--quiet")
     assert partita(capsys, pg_dsn, "backtest", *arguments) == (0, "", "")
     assert json.loads(out.read_text())["services"]["counts"]["missing_steps"] == 1
+
+
+def test_show_says_what_came_before_in_a_live_cluster(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logged(pg_dsn)
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("SELECT ensure_partitions(to_timestamp(6000), to_timestamp(6090))")
+        await connection.execute("""
+            INSERT INTO request_log (ts, service, size)
+            SELECT to_timestamp(6000 + s), 1, CASE WHEN s < 40 THEN 100 ELSE 200 END FROM generate_series(0, 79) s
+        """)
+        run = await begin_run(connection, kind="live", policy="reactive", scenario={})
+        made = Forecast(("chat",), 6080.0, 10.0, (0.5, 0.95), np.array([[[1.0, 1.0], [2.0, 3.0]]]), "m", 80.0)
+        tick = played_tick(made)
+        await PostgresJournal(connection, run).record(tick)
+
+    on(pg_dsn, work)
+    code, out, err = partita(capsys, pg_dsn, "show", "chat")
+    assert code == 0, err
+    assert "run 1 of cluster default, policy reactive:" in out
+    chart = [line for line in out.splitlines() if "│" in line]
+    # By ten seconds: none in the third, nobody logging in the fifth.
+    assert chart[-1].split("│")[0].endswith("██ █?███")
+    # Counts 10, 10, 0, 10, 10, 10 and 10: mean 60/7, variance (6 (10/7)² + (60/7)²)/6 = 14.29.
+    assert "Index of dispersion by 10 s over the last hour: 1.67" in out
+    assert "Input sizes over the last hour: P50 99.7, P90 201," in out  # to a hundredth
+    found = json.loads(partita(capsys, pg_dsn, "show", "chat", "--json")[1])
+    assert found["dispersion"] == pytest.approx(14.2857 / (60 / 7), rel=1e-3)
+    assert found["sizes"]["0.95"] == pytest.approx(200.0, rel=0.01)
+
+
+def played_tick(made: Forecast) -> Tick:
+    """Return a turn that holds, with this near forecast."""
+    stage = Stage(make_loop(SERVICES, gpus(4), {}), BUSY, span_s=400.0)
+    return Tick(stage.turns(1)[0].decision, made, None, None)

@@ -46,5 +46,6 @@ def test_models_are_chosen_by_name() -> None:
     assert "guess" in usual
     assert "last-value" in usual
     assert "daily-naive" not in usual  # every ratio is against it already
+    assert [m.name for m in choose_models(["all"], known)] == list(known)
     with pytest.raises(ConfigError, match="no model is called 'x'"):
         choose_models(["x"], known)

@@ -120,7 +120,7 @@ def test_a_model_that_is_better_again_comes_back() -> None:
         trial, _ = judged(trial, "near", flat(length))
         restored += [(length, name) for name in trial.restored]
         if trial.restored:
-            assert "smoothing makes the near forecast of" in remark(trial, "near")
+            assert f"{NEAR.name} makes the near forecast of" in remark(trial, "near")
         trial, _ = forecast(trial, length, NEAR, LAST_VALUE, flat(length), STEPS)
     assert sorted(name for _, name in restored) == ["a", "b"]
     assert not trial.demoted.any()
@@ -249,3 +249,16 @@ def test_who_is_in_charge_survives_a_recording() -> None:
     assert (first[0].near_trial.losses == again[0].near_trial.losses).all()
     old = replace(state, near_trial=Trial(), far_trial=Trial())
     assert recorded(old).near_trial.demoted.size == 0
+
+
+def test_a_week_without_a_log_leaves_a_loop_that_forecasts_again() -> None:
+    made = staged(NEAR)
+    made.turns(30)
+    near, far = made.state.near, made.state.far
+    silent = Load(near.steps.services, near.rest.start_s + near.rest.counts.shape[1], 1.0, np.full((2, 604_800), NAN))
+    made.state = replace(made.state, near=near.extended(silent), far=far.extended(silent))
+    reasons = [turn.decision.reason for turn in made.turns(20)]
+    assert "no forecast yet" in reasons[0]  # nothing within the last hour
+    assert not any("no forecast yet" in reason for reason in reasons[4:])
+    assert not any(made.state.near_trial.demoted)
+    assert made.state.near_trial.losses.shape[1] > 20  # what was scored before the gap, and since

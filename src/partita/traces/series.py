@@ -61,26 +61,11 @@ def roll_up(
     gaps: Sequence[tuple[float, float]] = (),
     late: Mapping[str, int] | None = None,
 ) -> Series:
-    """Count requests by service and step.
-
-    `bin_s` is the width of the bins of a count trace, where a bin without an entry is missing; without it the blocks
-    are of requests, where a step without an entry is zero unless it touches one of the `gaps` (begin and end, unix
-    seconds, rising). The source is complete up to `watermark_s`, by default up to its last request or bin. Steps begin
-    at multiples of their width since 1970, or with the source's first bin where its bins do not fit those. ConfigError
-    where steps cannot be made of the bins.
-    """
-    step_ns, bin_ns = round(step_s * 1e9), round((bin_s or 0.0) * 1e9)
-    if bin_ns and step_ns % bin_ns:
-        raise ConfigError(f"steps of {step_s:g} s cannot be made of bins of {bin_s:g} s", key="step", value=step_s)
-    mapping = mapping or ServiceMap()
-    tally = _Tally(step_ns, bin_ns, mapping)
+    """Count requests by service and step, block by block; the arguments are those of `Tally` and its `series`."""
+    tally = Tally(step_s, bin_s=bin_s, mapping=mapping, watermark_s=watermark_s)
     for block in blocks:
-        tally.add(block, None if watermark_s is None else round(watermark_s * 1e9))
-    begin = tally.first_ns if begin_s is None else round(begin_s * 1e9)
-    end = tally.last_ns if watermark_s is None else round(watermark_s * 1e9)
-    if begin is None or end is None:
-        begin = end = begin or end or 0
-    return _series(tally, begin, end, gaps, late or {})
+        tally.add(block)
+    return tally.series(begin_s=begin_s, gaps=gaps, late=late)
 
 
 def coarsened(load: Load, step_s: float) -> Load:
@@ -119,75 +104,99 @@ def dispersion(load: Load, *, window_steps: int = 60) -> NDArray[np.float64]:
 # Counting -----------------------------------------------------------------------------------------------------------
 
 
-class _Tally:
-    """Requests by service and step of the source's own grid, while the blocks pass by."""
+class Tally:
+    """Counts requests by service and step while the blocks pass by, in the order of time.
 
-    def __init__(self, step_ns: int, bin_ns: int, mapping: ServiceMap) -> None:
-        self.step_ns, self.bin_ns, self.mapping = step_ns, bin_ns, mapping
-        self.first_ns: int | None = None
-        self.last_ns: int | None = None
-        self.origin_ns = 0
-        self.beyond = 0
+    `bin_s` is the width of the bins of a count trace, where a bin without an entry is missing; without it the blocks
+    are of requests, where a step without an entry is zero unless it touches a gap. The source is complete up to
+    `watermark_s`, by default up to its last request or bin. Steps begin at multiples of their width since 1970, or with
+    the source's first bin where its bins do not fit those. ConfigError where steps cannot be made of the bins.
+    """
+
+    def __init__(
+        self,
+        step_s: float,
+        *,
+        bin_s: float | None = None,
+        mapping: ServiceMap | None = None,
+        watermark_s: float | None = None,
+    ) -> None:
+        self._step_ns, self._bin_ns = round(step_s * 1e9), round((bin_s or 0.0) * 1e9)
+        if self._bin_ns and self._step_ns % self._bin_ns:
+            raise ConfigError(f"steps of {step_s:g} s cannot be made of bins of {bin_s:g} s", key="step", value=step_s)
+        self._mapping = mapping or ServiceMap()
+        self._watermark_ns = None if watermark_s is None else round(watermark_s * 1e9)
+        self._first_ns: int | None = None
+        self._last_ns: int | None = None
+        self._origin_ns = 0
+        self._beyond = 0
         self._frames: list[pl.DataFrame] = []
 
-    def add(self, block: Rows | Counts, watermark_ns: int | None) -> None:
+    def add(self, block: Rows | Counts) -> None:
         """Take a block in."""
-        at, service = block.at_ns, self.mapping.indices(block.service)
+        at, service = block.at_ns, self._mapping.indices(block.service)
         if not at.size:
             return
-        if self.first_ns is None:
-            self.first_ns = int(at[0])
-            self.origin_ns = self.first_ns % self.step_ns if self._cuts_a_bin(int(at[0])) else 0
-        self.last_ns = int(at[-1]) + max(self.bin_ns, 1)
+        if self._first_ns is None:
+            self._first_ns = int(at[0])
+            cuts_a_bin = self._bin_ns and self._first_ns % self._step_ns % self._bin_ns
+            self._origin_ns = self._first_ns % self._step_ns if cuts_a_bin else 0
+        self._last_ns = int(at[-1]) + max(self._bin_ns, 1)
         count = block.count if isinstance(block, Counts) else np.ones(at.size, np.int64)
         kept = service >= 0
-        if watermark_ns is not None:
-            within = at + max(self.bin_ns, 1) <= watermark_ns
-            self.beyond += int(count[kept & ~within].sum())
+        if self._watermark_ns is not None:
+            within = at + max(self._bin_ns, 1) <= self._watermark_ns
+            self._beyond += int(count[kept & ~within].sum())
             kept &= within
-        step = (at[kept] - self.origin_ns) // self.step_ns
+        step = (at[kept] - self._origin_ns) // self._step_ns
         self._frames.append(
             _added(pl.DataFrame({"service": service[kept], "step": step, "count": count[kept], "entries": 1}))
         )
         if len(self._frames) >= HELD_FRAMES:
             self._frames = [_added(pl.concat(self._frames))]
 
-    def frame(self) -> pl.DataFrame:
-        """Return service, step (from the grid's origin), count and the number of entries behind it."""
-        if not self._frames:
-            return pl.DataFrame({name: np.empty(0, np.int64) for name in ("service", "step", "count", "entries")})
-        return _added(pl.concat(self._frames))
+    def series(
+        self,
+        *,
+        begin_s: float | None = None,
+        gaps: Sequence[tuple[float, float]] = (),
+        late: Mapping[str, int] | None = None,
+    ) -> Series:
+        """Lay the counts out on the grid, from the first whole step to the one that the watermark cuts.
 
-    def _cuts_a_bin(self, first_ns: int) -> bool:
-        return bool(self.bin_ns) and first_ns % self.step_ns % self.bin_ns != 0
+        `begin_s` is where the source begins, by default its first request or bin; in the `gaps` (begin and end, unix
+        seconds) nobody was logging.
+        """
+        begin = self._first_ns if begin_s is None else round(begin_s * 1e9)
+        end = self._last_ns if self._watermark_ns is None else self._watermark_ns
+        begin, end = (end or 0) if begin is None else begin, (begin or 0) if end is None else end
+        step, origin = self._step_ns, self._origin_ns
+        first, last = -((origin - begin) // step), (end - origin) // step
+        first, last = min(first, last), max(first, last)
+        services = self._mapping.services
+        totals, entries = self._grid(first, last)
+        counts = totals
+        if self._bin_ns:
+            counts = np.where(entries >= step // self._bin_ns, counts, np.nan)
+        for begins_s, ends_s in gaps:
+            low, high = (round(s * 1e9) - origin for s in (begins_s, ends_s))
+            counts[:, max(0, low // step - first) : max(0, -(-high // step) - first)] = np.nan
+        rest_ns = max(0, end - (origin + last * step))
+        rest = totals[:, -1].copy() if rest_ns else np.zeros(len(services))
+        load = Load(services, (origin + first * step) / 1e9, step / 1e9, counts[:, :-1])
+        return Series(load, end / 1e9, rest, rest_ns / 1e9, self._beyond, dict(late or {}))
+
+    def _grid(self, first: int, last: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return counts and the entries behind them, ``(services, steps)``, the last step included."""
+        grid = np.zeros((2, len(self._mapping.services), last - first + 1))
+        if self._frames:
+            frame = _added(pl.concat(self._frames)).filter(pl.col("step").is_between(first, last))
+            service, place = frame["service"].to_numpy(), frame["step"].to_numpy() - first
+            grid[0, service, place] = frame["count"].to_numpy()
+            grid[1, service, place] = frame["entries"].to_numpy()
+        return grid[0], grid[1]
 
 
 def _added(frame: pl.DataFrame) -> pl.DataFrame:
     found = frame.group_by("service", "step").agg(pl.col("count").sum(), pl.col("entries").sum())
     return found.select(pl.all().cast(pl.Int64))
-
-
-def _series(
-    tally: _Tally, begin_ns: int, end_ns: int, gaps: Sequence[tuple[float, float]], late: Mapping[str, int]
-) -> Series:
-    """Lay the counts out on the grid between the first whole step and the one that the watermark cuts."""
-    step, origin = tally.step_ns, tally.origin_ns
-    first, last = -((origin - begin_ns) // step), (end_ns - origin) // step
-    first, last = min(first, last), max(first, last)
-    services = tally.mapping.services
-    grid = np.zeros((2, len(services), last - first + 1))
-    frame = tally.frame().filter(pl.col("step").is_between(first, last))
-    service, place = frame["service"].to_numpy(), frame["step"].to_numpy() - first
-    grid[0, service, place] = frame["count"].to_numpy()
-    grid[1, service, place] = frame["entries"].to_numpy()
-    counts = grid[0]
-    if tally.bin_ns:
-        counts = np.where(grid[1] >= step // tally.bin_ns, counts, np.nan)
-    for begins_s, ends_s in gaps:
-        low, high = (round(s * 1e9) - origin for s in (begins_s, ends_s))
-        counts[:, max(0, low // step - first) : max(0, -(-high // step) - first)] = np.nan
-    start_s = (origin + first * step) / 1e9
-    rest_ns = end_ns - (origin + last * step)
-    rest = grid[0][:, -1] if rest_ns > 0 else np.zeros(len(services))
-    load = Load(services, start_s, step / 1e9, counts[:, :-1])
-    return Series(load, end_ns / 1e9, rest, max(0, rest_ns) / 1e9, tally.beyond, dict(late))
