@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from partita.forecasting.quantiles import FEW_ERRORS, error_quantiles, scatter
 from partita.forecasting.weights import running_loss, standing
@@ -39,6 +38,15 @@ RECENT_DAYS = 1 / 12
 
 USUAL_DAYS = 3.0
 """Half-life of those that are usual."""
+
+MOST_ROWS = 20_000
+"""Errors that the unit is fitted to."""
+
+SWEEPS = 100
+"""Rounds of fitting the unit's coefficients: what is left to gain then is far below a hundredth."""
+
+MANY_ERRORS = 100
+"""Errors of a service from which more than the plainest lines are tried: a choice among few fits chance."""
 
 LATE_STEPS = 6
 """Steps whose mean change is the newest volatility."""
@@ -97,11 +105,11 @@ def learn(judged: Judged, levels: NDArray[np.float64], size: NDArray[np.float64]
     overlap = 1 + OVERLAP * (judged.ahead - 1) / stride
     number = known.sum(axis=1).max(initial=0)
     mix = _unit_mix(judged, known, size)
-    lines = _lines(judged.middle, judged.features, mix, plain=number < 2 * FEW_ERRORS)
+    lines = _lines(judged.middle, judged.features, mix, plain=number < MANY_ERRORS)
     inside = _inside(levels, number / overlap)
     quantiles, weights = _fit(judged.came, lines, levels, inside)
     stretch = np.ones(len(levels))
-    if number >= 2 * FEW_ERRORS and (levels > FULL_LEVEL).any():
+    if number >= MANY_ERRORS and (levels > FULL_LEVEL).any():
         stretch = _stretch(judged, known, lines, levels, overlap)
     return Band(quantiles, weights, mix, stretch)
 
@@ -150,16 +158,25 @@ def _lines(
 
 def _unit_mix(judged: Judged, known: NDArray[np.bool_], size: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fit the mean absolute error as a sum of features with coefficients never below zero, over all services."""
-    scaled = judged.features / size[:, None]
+    taken = np.flatnonzero(known)
+    taken = taken[:: -(-len(taken) // MOST_ROWS) or 1]
+    whose = size[taken // known.shape[1]]
+    scaled = judged.features.reshape(len(judged.features), -1)[:, taken] / whose
     weight = 1 / (scaled[3] + 0.02)
-    missed = np.minimum(np.abs(judged.came - judged.middle) / size[:, None] * weight, 10.0)[known]
-    rows = np.stack([(feature * weight)[known] for feature in scaled])
+    missed = np.minimum(np.abs(judged.came - judged.middle).ravel()[taken] / whose * weight, 10.0)
+    rows = scaled * weight
     if rows.shape[1] < len(rows):
         return np.zeros(len(rows))
-    gram = rows @ rows.T
-    gram += 1e-6 * (np.trace(gram) / len(gram) + 1e-300) * np.eye(len(gram))
-    root = np.linalg.cholesky(gram)
-    found: NDArray[np.float64] = optimize.nnls(root.T, np.linalg.solve(root, rows @ missed))[0]
+    return _never_negative(rows @ rows.T, rows @ missed)
+
+
+def _never_negative(gram: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Minimise the squares with these normal equations over coefficients never below zero, one at a time in turn."""
+    found = np.zeros(len(wanted))
+    for _ in range(SWEEPS):
+        for i, own in enumerate(np.diag(gram)):
+            if own > 0:
+                found[i] = max(0.0, found[i] + (wanted[i] - gram[i] @ found) / own)
     return found
 
 

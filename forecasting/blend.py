@@ -18,7 +18,7 @@ from partita.forecasting.bands import FULL_LEVEL, LATE_STEPS
 from partita.forecasting.change import widened, widening
 from partita.forecasting.history import measured_counts
 from partita.forecasting.naive import LevelRatio, Recent, SameTime
-from partita.forecasting.origins import DENSE, judged_horizons, judged_origins
+from partita.forecasting.origins import DENSE, MOST_ORIGINS, judged_horizons, judged_origins
 from partita.forecasting.past import DAY_S, HORIZONS, Model, Past, Rule
 from partita.forecasting.quantiles import LEVELS, sound_forecast
 from partita.forecasting.regression import Autoregression
@@ -28,21 +28,21 @@ from partita.model.load import Forecast, Load
 
 LATE: tuple[Model, ...] = (
     Recent(),
-    Recent("mean of 3", 3),
-    Recent("mean of 6", 6),
-    Recent("mean of 12", 12),
+    Recent("mean-3", 3),
+    Recent("mean-6", 6),
+    Recent("mean-12", 12),
     Exponential(),
 )
 """Models that know no cycle."""
 
 SEASONAL: tuple[Model, ...] = (
     SameTime(),
-    SameTime("mean of 4 days", 1, 4),
+    SameTime("days-4", 1, 4),
     SameTime("week", 7),
     LevelRatio(),
-    LevelRatio("ratio of 4 days", 3600.0, 4),
-    LevelRatio("ratio of 4 days by 6 h", 6 * 3600.0, 4),
-    LevelRatio("ratio of 4 days by day", DAY_S, 4),
+    LevelRatio("ratio-4", 3600.0, 4),
+    LevelRatio("ratio-4-6h", 6 * 3600.0, 4),
+    LevelRatio("ratio-4-day", DAY_S, 4),
     Theta(),
     Autoregression(),
 )
@@ -56,6 +56,7 @@ class Blend:
     name: str = "blend"
     members: tuple[Model, ...] = (*LATE, *SEASONAL)
     horizons: int = HORIZONS
+    origins: int = MOST_ORIGINS
     window: int | None = None
     """Newest steps that it looks at; None: all."""
 
@@ -66,7 +67,7 @@ class Blend:
         wanted = np.unique(np.append(asked, FULL_LEVEL))
         members = fitting(self.members, past)
         rules = [model.fitted(past, steps) for model in members]
-        judged, weights = judge(past, rules, judged_horizons(steps, past.length, self.horizons))
+        judged, weights = judge(past, rules, judged_horizons(steps, past.length, self.horizons), self.origins)
         ahead = np.arange(1, steps + 1)
         expected = _foretell(past, rules, weights, [j.ahead for j in judged], ahead)
         size = past.total[:, -1] / past.known[:, -1] + 0.05
@@ -107,15 +108,15 @@ def fitting(members: Sequence[Model], past: Past) -> tuple[Model, ...]:
 
 
 def judge(
-    past: Past, rules: Sequence[Rule], at: NDArray[np.int64]
+    past: Past, rules: Sequence[Rule], at: NDArray[np.int64], most: int
 ) -> tuple[list[Judged], list[NDArray[np.float64]]]:
     """Forecast from origins in the past at some horizons; return what was foretold and came, and the newest weights."""
-    origins = judged_origins(past, int(at[-1]))
+    origins = judged_origins(past, most)
     day = float(past.day or past.length)
     late = past.change(origins, LATE_STEPS)
     judged, weights = [], []
     for h in at:
-        expected = np.stack([rule(origins, int(h)) for rule in rules])
+        expected = np.stack([rule(origins, np.full_like(origins, h)) for rule in rules])
         target = origins + h
         inside = target < past.length
         came = np.where(inside, past.counts[:, np.minimum(target, past.length - 1)], np.nan)
@@ -135,8 +136,8 @@ def _foretell(
     ahead: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Combine what the rules foretell from the newest step; weights are linear between the horizons judged."""
-    newest = np.array([past.length - 1])
-    expected = np.stack([np.hstack([rule(newest, int(h)) for h in ahead]) for rule in rules])
+    newest = np.full_like(ahead, past.length - 1)
+    expected = np.stack([rule(newest, ahead) for rule in rules])
     between = _between(np.asarray(at), ahead)
     weight = np.stack(weights, axis=-1) @ between
     return middle(expected, weight, np.arange(len(ahead)))

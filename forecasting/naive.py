@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.past import Past, Rule
+from partita.forecasting.past import Past, Rule, Steps, seasons_back
 
 MOST_RATIO = 4.0
 """Largest factor, up or down, by which a former day's curve is brought to the level of late."""
@@ -45,14 +45,14 @@ class SameTime:
         """Return the rule."""
         season = past.day * self.period
 
-        def rule(origins: NDArray[np.int64], ahead: int) -> NDArray[np.float64]:
+        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             total, number = np.zeros((2, past.counts.shape[0], len(origins)))
-            for back in range(-(-ahead // season), -(-ahead // season) + self.times):
-                value = former(past, origins + ahead - back * season)
+            for back in range(self.times):
+                value = former(past, origins + ahead - (seasons_back(ahead, season) + back) * season)
                 known = np.isfinite(value)
                 total += np.where(known, value, 0.0)
                 number += known
-            return np.where(number > 0, total / np.maximum(number, 1.0), past.filled[:, origins])
+            return np.where(number > 0, total / np.maximum(number, 1.0), past.level(origins, 1))
 
         return rule
 
@@ -77,23 +77,25 @@ class LevelRatio:
         """Return the rule."""
         width = max(1, round(self.width_s / past.step_s))
 
-        def rule(origins: NDArray[np.int64], ahead: int) -> NDArray[np.float64]:
+        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             late = past.level(origins, width)
             spare = 1.0 + 0.05 * past.level(origins, past.day)
             curves = []
-            for back in range(-(-ahead // past.day), -(-ahead // past.day) + self.times):
+            for more in range(self.times):
+                back = seasons_back(ahead, past.day) + more
                 then = past.level(origins - back * past.day, width)
                 ratio = np.clip((late + spare) / (then + spare), 1 / MOST_RATIO, MOST_RATIO)
                 curves.append(former(past, origins + ahead - back * past.day) * ratio)
             middle = median_known(np.stack(curves))
-            return np.where(np.isfinite(middle), middle, past.filled[:, origins])
+            return np.where(np.isfinite(middle), middle, past.level(origins, 1))
 
         return rule
 
 
 def former(past: Past, steps: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the counts of former steps; NaN before the past and where nothing was measured."""
-    value: NDArray[np.float64] = np.where(steps >= 0, past.counts[:, np.maximum(steps, 0)], np.nan)
+    value = np.take(past.counts, np.maximum(steps, 0), axis=1)
+    value[:, steps < 0] = np.nan
     return value
 
 

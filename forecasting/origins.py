@@ -17,9 +17,6 @@ WINDOW_DAYS = 10.0
 DENSE = 16
 """Newest origins, one a step, from which a change is seen at once."""
 
-MOST_PER_STEP = 5
-"""Widest spacing of origins as a multiple of the steps ahead: close by, old errors say less than many new ones."""
-
 
 def judged_horizons(steps: int, length: int, number: int) -> NDArray[np.int64]:
     """Choose at most `number` horizons, at even ratios from 1, at which a history of `length` steps can be judged.
@@ -30,7 +27,7 @@ def judged_horizons(steps: int, length: int, number: int) -> NDArray[np.int64]:
     return np.unique(np.rint(np.geomspace(1, farthest, number)).astype(np.int64))
 
 
-def judged_origins(past: Past, farthest: int, most: int = MOST_ORIGINS) -> NDArray[np.int64]:
+def judged_origins(past: Past, most: int) -> NDArray[np.int64]:
     """Choose the origins, rising; the last one is the newest step, from which the forecast itself is made.
 
     They are spread evenly over the window and dense at its end. A quarter of the history, or a day, is left before

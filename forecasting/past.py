@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 DAY_S = 86_400.0
 
-HORIZONS = 8
+HORIZONS = 7
 """Horizons at which forecasts are judged; what is found there is carried to those in between."""
 
-Rule = Callable[[NDArray[np.int64], int], NDArray[np.float64]]
+Steps = NDArray[np.int64]
+
+Rule = Callable[[Steps, Steps], NDArray[np.float64]]
 """Expected counts ``(services, origins)`` so many steps after each origin, from what was known up to it.
 
-An origin is the number of the last step known; a rule gives a finite value everywhere.
+An origin is the number of the last step known; how far ahead to look is given for each of them. A rule gives a finite
+value everywhere.
 """
 
 
@@ -36,6 +39,8 @@ class Past:
     total: NDArray[np.float64]
     step_s: float
     day: int
+    levels: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    """Levels found so far, by width."""
 
     @classmethod
     def of(cls, counts: NDArray[np.float64], step_s: float) -> Past:
@@ -66,11 +71,20 @@ class Past:
         Steps before the past count as the first one.
         """
         at = np.clip(at, 0, self.length - 1)
-        since = np.maximum(at + 1 - width, 0)
-        number = self.known[:, at + 1] - self.known[:, since]
-        total = self.total[:, at + 1] - self.total[:, since]
-        level: NDArray[np.float64] = np.where(number > 0, total / np.maximum(number, 1.0), self.filled[:, at])
-        return np.maximum(level, 0.0)
+        if width == 1:
+            return np.take(self.filled, at, axis=1)
+        if width not in self.levels:
+            # most models ask for the same few widths, from many origins
+            self.levels[width] = self._level(width)
+        return np.take(self.levels[width], at, axis=1)
+
+    def _level(self, width: int) -> NDArray[np.float64]:
+        since = np.maximum(np.arange(1, self.length + 1) - width, 0)
+        number = self.known[:, 1:] - np.take(self.known, since, axis=1)
+        total = self.total[:, 1:] - np.take(self.total, since, axis=1)
+        # running sums round: what is left of a burst must not make the silence after it negative
+        level = np.where(number > 0, np.maximum(total, 0.0) / np.maximum(number, 1.0), self.filled)
+        return level
 
     def change(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         """Return the mean absolute change from step to step over the `width` steps up to each step."""
@@ -78,6 +92,11 @@ class Past:
         back = np.maximum(at[:, None] - np.arange(width), 0)
         change: NDArray[np.float64] = steps[:, back].mean(axis=2)
         return change
+
+
+def seasons_back(ahead: Steps, season: int) -> Steps:
+    """Return how many seasons lie between a step so far ahead and the last one like it that is known."""
+    return -(-ahead // season)
 
 
 def spaced_horizons(steps: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.past import Past, Rule, spaced_horizons
+from partita.forecasting.past import Past, Rule, Steps, seasons_back, spaced_horizons
 
 MOST_ROWS = 20_000
 """Rows that coefficients are learned from: many more than coefficients, few enough to cost milliseconds."""
@@ -37,9 +37,9 @@ class Autoregression:
         at = spaced_horizons(steps)
         learned = np.stack([self._learn(past, unit, int(h)) for h in at])
 
-        def rule(origins: NDArray[np.int64], ahead: int) -> NDArray[np.float64]:
+        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             weights = np.array([np.interp(ahead, at, learned[:, i]) for i in range(learned.shape[1])])
-            expected = np.tensordot(weights, _features(past, unit, origins, ahead), axes=1)
+            expected = np.einsum("fo,fso->so", weights, _features(past, unit, origins, ahead))
             return np.maximum(expected, 0.0) * unit[:, origins]
 
         return rule
@@ -50,7 +50,7 @@ class Autoregression:
         first = min(2 * past.day, last - 1)
         number = max(1, min(last - first, MOST_ROWS // past.counts.shape[0]))
         origins = np.unique(np.linspace(first, last - 1, number).astype(np.int64))
-        features = _features(past, unit, origins, ahead)
+        features = _features(past, unit, origins, np.full_like(origins, ahead))
         came = past.counts[:, origins + ahead] / unit[:, origins]
         known = np.isfinite(came)
         rows, wanted = features[:, known], np.minimum(came[known], LARGEST)
@@ -60,13 +60,13 @@ class Autoregression:
         return solution
 
 
-def _features(past: Past, unit: NDArray[np.float64], origins: NDArray[np.int64], ahead: int) -> NDArray[np.float64]:
+def _features(past: Past, unit: NDArray[np.float64], origins: Steps, ahead: Steps) -> NDArray[np.float64]:
     """Return what the coefficients multiply, ``(features, services, origins)``, in units of the level."""
     level, day = unit[:, origins], past.day
     hour = max(1, round(3600.0 / past.step_s))
     late = [past.filled[:, np.maximum(origins - back, 0)] for back in (0, 1, 2)]
     late += [past.level(origins, width) for width in (hour, 6 * hour)]
-    back = -(-ahead // day)
+    back = seasons_back(ahead, day)
     for k in (back, back + 1):
         at = origins + ahead - k * day
         late += [past.filled[:, np.maximum(at, 0)], past.level(at, hour), past.level(origins - k * day, hour)]

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.past import Past, Rule
+from partita.forecasting.past import Past, Rule, Steps, seasons_back
 from partita.forecasting.smoothing import GRID, best_states, reach
 
-Shape = Callable[[NDArray[np.int64], int], NDArray[np.float64]]
+Shape = Callable[[Steps, Steps], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Exponential:
     """Exponential smoothing with a damped trend where one pays, each service under the best row of a small grid."""
 
-    name: str = "smoothing"
+    name: str = "exponential"
 
     def days(self) -> float:
         """Return the days of history it needs."""
@@ -33,7 +33,7 @@ class Exponential:
         level, trend, chosen = _states(past.counts, steps)
         carried = np.stack([reach(h, GRID[:, 2]) for h in range(1, steps + 1)], axis=1)
         return lambda origins, ahead: np.maximum(
-            level[:, origins] + trend[:, origins] * carried[chosen, ahead - 1][:, None], 0.0
+            level[:, origins] + trend[:, origins] * carried[chosen[:, None], ahead - 1], 0.0
         )
 
 
@@ -51,11 +51,12 @@ class Theta:
     def fitted(self, past: Past, steps: int) -> Rule:
         """Take out the shape and choose the rows."""
         shape = _shape(past, self.times)
-        plain = past.counts / shape(np.arange(past.length), 0)
+        every = np.arange(past.length)
+        plain = past.counts / shape(every, np.zeros_like(every))
         level, trend, chosen = _states(plain, min(steps, past.day // 6))
         slope = _slope(plain)
 
-        def rule(origins: NDArray[np.int64], ahead: int) -> NDArray[np.float64]:
+        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             expected = level[:, origins] + 0.5 * ahead * slope[:, origins]
             return np.maximum(expected, 0.0) * shape(origins, ahead)
 
@@ -91,11 +92,11 @@ def _shape(past: Past, times: int) -> Shape:
     spare = 1.0 + 0.1 * middle
     share = (past.filled + spare) / (middle + spare)
 
-    def shape(origins: NDArray[np.int64], ahead: int) -> NDArray[np.float64]:
-        back = max(1, -(-ahead // day))
+    def shape(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+        back = np.maximum(seasons_back(ahead, day), 1)
         total, number = np.zeros((past.counts.shape[0], len(origins))), np.zeros(len(origins))
-        for k in range(back, back + times):
-            at = origins + ahead - k * day
+        for more in range(times):
+            at = origins + ahead - (back + more) * day
             total += np.where(at >= 0, share[:, np.maximum(at, 0)], 0.0)
             number += at >= 0
         return np.where(number > 0, total / np.maximum(number, 1.0), 1.0)

@@ -34,14 +34,9 @@ def running_loss(
     `missed`, ``(..., origins)``, is NaN where an error is not known; one made `ahead` steps ahead of its origin is
     known from then on. Where none is, the mean is 0.
     """
-    weight = 0.5 ** ((origins[-1] - origins) / half_life)
+    weight = np.where(origins[:, None] + ahead <= at, 0.5 ** ((origins[-1] - origins[:, None]) / half_life), 0.0)
     known = np.isfinite(missed)
-    loss = np.zeros((*missed.shape[:-1], len(origins) + 1))
-    mass = np.zeros_like(loss)
-    np.cumsum(np.where(known, missed, 0.0) * weight, axis=-1, out=loss[..., 1:])
-    np.cumsum(known * weight, axis=-1, out=mass[..., 1:])
-    seen = np.searchsorted(origins + ahead, at, side="right")
-    loss, mass = loss[..., seen], mass[..., seen]
+    loss, mass = np.where(known, missed, 0.0) @ weight, known.astype(np.float64) @ weight
     return np.where(mass > 0, loss / np.where(mass > 0, mass, 1.0), 0.0), mass
 
 
