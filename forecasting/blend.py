@@ -67,7 +67,7 @@ class Blend:
         wanted = np.unique(np.append(asked, FULL_LEVEL))
         members = fitting(self.members, past)
         rules = [model.fitted(past, steps) for model in members]
-        judged, weights = judge(past, rules, judged_horizons(steps, past.length, self.horizons), self.origins)
+        judged, weights = judge(past, rules, judged_horizons(steps, past, self.horizons), self.origins)
         ahead = np.arange(1, steps + 1)
         expected = _foretell(past, rules, weights, [j.ahead for j in judged], ahead)
         size = past.total[:, -1] / past.known[:, -1] + 0.05

@@ -14,17 +14,26 @@ MOST_ORIGINS = 288
 WINDOW_DAYS = 10.0
 """Days before the newest step in which origins lie: more than a week, so that every weekday is among them."""
 
+CLEAR = 8
+"""Part of a day by which judged horizons keep clear of whole days."""
+
 DENSE = 16
 """Newest origins, one a step, from which a change is seen at once."""
 
 
-def judged_horizons(steps: int, length: int, number: int) -> NDArray[np.int64]:
-    """Choose at most `number` horizons, at even ratios from 1, at which a history of `length` steps can be judged.
+def judged_horizons(steps: int, past: Past, number: int) -> NDArray[np.int64]:
+    """Choose at most `number` horizons, at even ratios from 1, at which a past can be judged.
 
-    The farthest leaves errors enough to learn from, and never less than two thirds of the history as past.
+    The farthest leaves errors enough to learn from, and never less than two thirds of the history as past. None is
+    close to whole days: there the last value is that of the same time, and looks good for all the hours between.
     """
-    farthest = max(1, min(steps, length - LEAST_ERRORS, max(length // 3, 1)))
-    return np.unique(np.rint(np.geomspace(1, farthest, number)).astype(np.int64))
+    farthest = max(1, min(steps, past.length - LEAST_ERRORS, max(past.length // 3, 1)))
+    chosen = np.rint(np.geomspace(1, farthest, number)).astype(np.int64)
+    if past.day:
+        near = past.day // CLEAR
+        over = (chosen + near) % past.day
+        chosen = np.where((chosen + near >= past.day) & (over < 2 * near), chosen - over, chosen)
+    return np.unique(chosen)
 
 
 def judged_origins(past: Past, most: int) -> NDArray[np.int64]:

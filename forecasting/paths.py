@@ -39,7 +39,7 @@ def past_errors(blend: Blend, history: Load, steps: int) -> PastErrors:
     """
     past = Past.of(measured_counts(history, blend.window), history.step_s)
     rules = [model.fitted(past, steps) for model in fitting(blend.members, past)]
-    farthest = judged_horizons(steps, past.length, blend.horizons)
+    farthest = judged_horizons(steps, past, blend.horizons)
     every = np.arange(1, int(farthest[-1]) + 1)
     fits = past.counts.shape[0] * len(every) * blend.origins <= MOST_ERRORS
     judged, _ = judge(past, rules, every if fits else farthest, blend.origins)
