@@ -21,7 +21,7 @@ from partita.kernels.blending import line_loss
 SHARPNESS, POOLED = 20.0, 0.3
 """As for models (see weights): lines differ by less, and more from service to service."""
 
-OVERLAP = 0.25
+OVERLAP = 0.4
 """Share of the steps ahead by which errors of neighbouring origins are taken to be the same error."""
 
 LEAST_TAIL = 1 / 3

@@ -34,7 +34,7 @@ class Autoregression:
     def fitted(self, past: Past, steps: int) -> Rule:
         """Learn the coefficients at a few horizons."""
         unit = past.level(np.arange(past.length), past.day) + 1.0
-        at = spaced_horizons(steps)
+        at = spaced_horizons(min(steps, past.length // 3))
         learned = np.stack([self._learn(past, unit, int(h)) for h in at])
 
         def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
