@@ -71,12 +71,14 @@ class Judged:
 class Band:
     """What was learned at one horizon: quantiles of errors and weights by line, ``(services, levels)`` each.
 
-    `mix` are the coefficients of the features in the unit; `stretch`, by level, is what lines are to be multiplied by.
+    `mix` are the coefficients of the features in the unit. `tail`, by level, is how far out a line is to be, as
+    a multiple of the full level's line at least; `stretch` is what it is then multiplied by.
     """
 
     quantiles: Mapping[str, NDArray[np.float64]]
     weights: Mapping[str, NDArray[np.float64]]
     mix: NDArray[np.float64]
+    tail: NDArray[np.float64]
     stretch: NDArray[np.float64]
 
 
@@ -111,7 +113,7 @@ def learn(judged: Judged, levels: NDArray[np.float64], size: NDArray[np.float64]
     stretch = np.ones(len(levels))
     if number >= MANY_ERRORS and (levels > FULL_LEVEL).any():
         stretch = _stretch(judged, known, lines, levels, overlap)
-    return Band(quantiles, weights, mix, stretch)
+    return Band(quantiles, weights, mix, least_tail(levels, number / overlap), stretch)
 
 
 def spread_lines(
@@ -122,15 +124,29 @@ def spread_lines(
     total = np.zeros((middle.shape[0], len(levels), middle.shape[1]))
     for name, (centre, unit) in lines.items():
         total += band.weights[name] * (centre[:, None, :] + unit[:, None, :] * band.quantiles[name])
-    return tailed(total, middle, levels, band.stretch)
+    return tailed(total, middle, levels, band.tail, band.stretch)
+
+
+def least_tail(levels: NDArray[np.float64], independent: float) -> NDArray[np.float64]:
+    """Return how far out each level's line is at least, in distances of the full level's line from the middle.
+
+    That of an exponential law where so few independent errors hold no more than one beyond the level; else 0.
+    """
+    full = levels[np.argmin(np.abs(levels - FULL_LEVEL))]
+    few = (levels > max(FULL_LEVEL, full)) & (independent * (1 - levels) < 1)
+    return np.where(few, np.log1p(-np.minimum(levels, 1 - 1e-12)) / np.log1p(-full), 0.0)
 
 
 def tailed(
-    lines: NDArray[np.float64], middle: NDArray[np.float64], levels: NDArray[np.float64], stretch: NDArray[np.float64]
+    lines: NDArray[np.float64],
+    middle: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    tail: NDArray[np.float64],
+    stretch: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Put lines ``(services, levels, steps)`` on their side of the middle, the far ones not thinner than exponential.
+    """Put lines ``(services, levels, steps)`` on their side of the middle, those beyond the full level far enough out.
 
-    Beyond the level up to which errors speak, a tail is at least that of an exponential law through that level's line.
+    `tail` and `stretch` are by level, or by level and step (see Band).
     """
     rise = lines - middle[:, None, :]
     above, below = levels > 0.5, levels < 0.5
@@ -139,8 +155,7 @@ def tailed(
     rise[:, ~above & ~below] = 0.0
     full = int(np.argmin(np.abs(levels - FULL_LEVEL)))
     for i in np.flatnonzero(levels > max(FULL_LEVEL, levels[full])):
-        ratio = np.log1p(-levels[i]) / np.log1p(-levels[full])
-        rise[:, i] = np.maximum(rise[:, i], rise[:, full] * ratio) * stretch[i]
+        rise[:, i] = np.maximum(rise[:, i], rise[:, full] * tail[i]) * stretch[i]
     return rise + middle[:, None, :]
 
 
@@ -181,7 +196,7 @@ def _never_negative(gram: NDArray[np.float64], wanted: NDArray[np.float64]) -> N
 
 
 def _inside(levels: NDArray[np.float64], independent: float) -> NDArray[np.float64]:
-    """Move levels outwards by what so few independent errors cannot tell: (level - 1/2) / n, as the next error keeps."""
+    """Move levels outwards by what so few independent errors cannot tell: (level - 1/2) / n."""
     tail = np.minimum(levels, 1 - levels)
     moved = np.maximum(tail * LEAST_TAIL, tail - (0.5 - tail) / max(independent, 1.0))
     return np.where(levels > 0.5, 1 - moved, np.where(levels < 0.5, moved, levels))
@@ -233,7 +248,8 @@ def _stretch(
         weights[name][:, :, None] * (centre[:, None, :] + unit[:, None, :] * quantiles[name][:, :, None])
         for name, (centre, unit) in lines.items()
     )
-    rise = tailed(np.asarray(total), judged.middle, wanted, np.ones(len(wanted))) - judged.middle[:, None, :]
+    tail = least_tail(wanted, number / overlap)
+    rise = tailed(np.asarray(total), judged.middle, wanted, tail, np.ones(len(wanted))) - judged.middle[:, None, :]
     independent = max(new.sum() / overlap, 1.0)
     for place, i in enumerate(far, start=1):
         if levels[i] <= FULL_LEVEL:

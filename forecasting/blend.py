@@ -13,8 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.bands import Band, Judged, errors_so_far, learn, spread_lines, unit_features
-from partita.forecasting.bands import FULL_LEVEL, LATE_STEPS
+from partita.forecasting.bands import (
+    FULL_LEVEL,
+    LATE_STEPS,
+    Band,
+    Judged,
+    errors_so_far,
+    learn,
+    spread_lines,
+    unit_features,
+)
 from partita.forecasting.change import widened, widening
 from partita.forecasting.history import measured_counts
 from partita.forecasting.naive import LevelRatio, Recent, SameTime
@@ -72,7 +80,7 @@ class Blend:
         expected = _foretell(past, rules, weights, [j.ahead for j in judged], ahead)
         size = past.total[:, -1] / past.known[:, -1] + 0.05
         bands = [learn(each, wanted, size) for each in judged]
-        lines = _carry(past, judged, bands, expected, wanted)
+        lines = _carry(judged, bands, expected, wanted)
         usual = judged[0].features[3, :, -1]
         newest = (judged[0].came - judged[0].middle)[:, -DENSE - 1 :]
         lines = widened(lines, expected, widening(newest, usual))
@@ -149,13 +157,12 @@ def _between(at: NDArray[np.int64], ahead: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _carry(
-    past: Past,
     judged: Sequence[Judged],
     bands: Sequence[Band],
     expected: NDArray[np.float64],
     levels: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Carry the bands from the horizons judged to every step; beyond the last they grow with the root of the horizon."""
+    """Carry the bands from the horizons judged to every step; beyond the last they grow with its root."""
     at, ahead = np.array([j.ahead for j in judged]), np.arange(1, expected.shape[1] + 1)
     between = _between(at, ahead)
     recent, usual = (np.stack([j.features[i, :, -1] for j in judged], axis=-1) @ between for i in (2, 3))
@@ -164,6 +171,7 @@ def _carry(
         {name: np.stack([b.quantiles[name] for b in bands], axis=-1) @ between for name in bands[-1].quantiles},
         {name: np.stack([b.weights[name] for b in bands], axis=-1) @ between for name in bands[-1].quantiles},
         np.stack([b.mix for b in bands], axis=-1) @ between,
+        np.stack([b.tail for b in bands], axis=-1) @ between,
         np.stack([b.stretch for b in bands], axis=-1) @ between,
     )
     lines = spread_lines(carried, expected, unit_features(expected, recent, usual, late), levels)

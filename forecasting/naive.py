@@ -26,7 +26,7 @@ class Recent:
 
     def fitted(self, past: Past, steps: int) -> Rule:
         """Return the rule."""
-        return lambda origins, ahead: past.level(origins, self.width)
+        return lambda origins, _ahead: past.level(origins, self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ def former(past: Past, steps: NDArray[np.int64]) -> NDArray[np.float64]:
 def median_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the median over the first axis without its NaN; NaN where there is nothing else."""
     if len(values) == 1:
-        return values[0]
+        only: NDArray[np.float64] = values[0]
+        return only
     ranked = np.sort(values, axis=0)
     number = np.isfinite(values).sum(axis=0)
     low, high = np.maximum(number - 1, 0) // 2, number // 2

@@ -83,8 +83,7 @@ class Past:
         number = self.known[:, 1:] - np.take(self.known, since, axis=1)
         total = self.total[:, 1:] - np.take(self.total, since, axis=1)
         # running sums round: what is left of a burst must not make the silence after it negative
-        level = np.where(number > 0, np.maximum(total, 0.0) / np.maximum(number, 1.0), self.filled)
-        return level
+        return np.where(number > 0, np.maximum(total, 0.0) / np.maximum(number, 1.0), self.filled)
 
     def change(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         """Return the mean absolute change from step to step over the `width` steps up to each step."""

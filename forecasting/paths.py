@@ -67,7 +67,7 @@ def sample_paths(forecast: Forecast, past: PastErrors, paths: int, rng: np.rando
 
 
 def _ranks(past: PastErrors, steps: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return for each service, step and origin the share of origins with smaller errors, ``(services, steps, origins)``.
+    """Return the share of origins with smaller errors, ``(services, steps, origins)``.
 
     Ties are broken by chance, alike at all steps. Between horizons the normal scores of the ranks are carried along a
     straight line and ranked anew; beyond the last they stay.

@@ -100,7 +100,7 @@ def sound_forecast(
     model: str,
     used_steps: int,
 ) -> Forecast:
-    """Make a forecast of lines ``(services, levels, steps)``: not narrower than Poisson arrivals at the point's rate."""
+    """Make a forecast of lines ``(services, levels, steps)``, none inside Poisson's at the point's rate."""
     for i, (level, poisson) in enumerate(zip(levels, poisson_quantiles(point, tuple(levels)), strict=True)):
         if level > 0.5:
             np.maximum(counts[:, i], poisson, out=counts[:, i])

@@ -40,7 +40,8 @@ class Autoregression:
         def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             weights = np.array([np.interp(ahead, at, learned[:, i]) for i in range(learned.shape[1])])
             expected = np.einsum("fo,fso->so", weights, _features(past, unit, origins, ahead))
-            return np.maximum(expected, 0.0) * unit[:, origins]
+            scaled: NDArray[np.float64] = np.maximum(expected, 0.0) * unit[:, origins]
+            return scaled
 
         return rule
 
@@ -55,9 +56,8 @@ class Autoregression:
         known = np.isfinite(came)
         rows, wanted = features[:, known], np.minimum(came[known], LARGEST)
         gram = rows @ rows.T
-        gram += self.ridge * max(np.trace(gram) / len(gram), 1.0) * np.eye(len(gram))
-        solution: NDArray[np.float64] = np.linalg.solve(gram, rows @ wanted)
-        return solution
+        shrink = self.ridge * max(float(np.trace(gram)) / len(gram), 1.0)
+        return np.asarray(np.linalg.solve(gram + shrink * np.eye(len(gram)), rows @ wanted), dtype=np.float64)
 
 
 def _features(past: Past, unit: NDArray[np.float64], origins: Steps, ahead: Steps) -> NDArray[np.float64]:

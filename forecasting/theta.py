@@ -53,7 +53,7 @@ class Theta:
         shape = _shape(past, self.times)
         every = np.arange(past.length)
         plain = past.counts / shape(every, np.zeros_like(every))
-        level, trend, chosen = _states(plain, min(steps, past.day // 6))
+        level, _, _ = _states(plain, min(steps, past.day // 6))
         slope = _slope(plain)
 
         def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:

@@ -40,7 +40,9 @@ def running_loss(
     return np.where(mass > 0, loss / np.where(mass > 0, mass, 1.0), 0.0), mass
 
 
-def standing(loss: NDArray[np.float64], known: NDArray[np.bool_], sharpness: float, pooled: float) -> NDArray[np.float64]:
+def standing(
+    loss: NDArray[np.float64], known: NDArray[np.bool_], sharpness: float, pooled: float
+) -> NDArray[np.float64]:
     """Turn losses ``(models, services, …)`` into weights: exp(-sharpness × what is lost more than the best loses).
 
     A model's standing is the geometric mean of its relative loss for the service and for all of them. Where nothing is
@@ -69,9 +71,7 @@ def combine(
     return middle(expected, weight, block), weight[..., -1]
 
 
-def middle(
-    expected: NDArray[np.float64], weight: NDArray[np.float64], block: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def middle(expected: NDArray[np.float64], weight: NDArray[np.float64], block: NDArray[np.int64]) -> NDArray[np.float64]:
     """Average the models' values ``(models, services, origins)`` in the middle of their weight."""
     combined = np.empty(expected.shape[1:])
     weighted_middle(np.ascontiguousarray(expected), np.ascontiguousarray(weight), block, *MIDDLE, combined)

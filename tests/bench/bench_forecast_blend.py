@@ -22,9 +22,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from partita.forecasting import FAR, LEVELS, NEAR, Blend, SeasonalNaive, Smoothing
-from partita.forecasting.naive import SameTime
-from partita.model.load import Load
+from partita.forecasting import FAR, LEVELS, NEAR, SeasonalNaive, Smoothing
+from partita.forecasting.quantiles import error_quantiles
+from partita.model.load import Forecast, Load
 from partita.ports import Forecaster
 
 Series = dict[str, NDArray[np.float64]]
@@ -79,6 +79,20 @@ def one_minute(root: Path) -> Series:
     return found
 
 
+class Yesterday:
+    """The same time of the last day, with the quantiles of its own errors over all of the history."""
+
+    name = "yesterday"
+
+    def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
+        day = round(86_400 / history.step_s)
+        counts = history.counts
+        offsets = error_quantiles(counts[:, day:] - counts[:, :-day], levels)
+        lines = counts[:, None, -day:][:, :, np.arange(steps) % day] + offsets[:, :, None]
+        rps = np.maximum(lines, 0.0) / history.step_s
+        return Forecast(history.services, history.end_s, history.step_s, tuple(levels), rps, self.name, history.end_s)
+
+
 def scores(
     forecaster: Forecaster, series: Series, step_s: float, origins: Sequence[int], horizons: Sequence[int]
 ) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64], float, float]]:
@@ -111,7 +125,7 @@ def accuracy(root: Path) -> None:
         ("10 min", ten_minutes(root), 600.0, range(840, 1440 - 144, 35), (1, 6, 144)),
         ("1 min", one_minute(root), 60.0, range(8640, 11_520 - 60, 211), (1, 15, 60)),
     )
-    base = Blend("day", members=(SameTime(),))
+    base = Yesterday()
     for name, series, step_s, origins, horizons in cases:
         yesterday = scores(base, series, step_s, origins, horizons)
         for forecaster in (FAR, SeasonalNaive(), Smoothing()):
@@ -121,7 +135,8 @@ def accuracy(root: Path) -> None:
             for h in horizons:
                 wape, loss = (np.exp(np.mean(np.log((found[h][i] + 0.01) / (yesterday[h][i] + 0.01)))) for i in (0, 1))
                 print(
-                    f"{name:7} {len(series):2} series {forecaster.name:14} {h:3} steps: WAPE {wape:5.2f}, P95 loss {loss:5.2f}, "
+                    f"{name:7} {len(series):2} series {forecaster.name:14} {h:3} steps: "
+                    f"WAPE {wape:5.2f}, P95 loss {loss:5.2f}, "
                     f"covered {found[h][2]:.3f} {found[h][3]:.3f}  ({took:.2f} s a forecast)",
                     flush=True,
                 )

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from partita.forecasting import FAR, FORECASTERS, LEVELS, NEAR, Blend
-from partita.forecasting.bands import tailed
+from partita.forecasting.bands import least_tail, tailed
 from partita.forecasting.blend import LATE, SEASONAL, fitting
 from partita.forecasting.change import MOST, NARROWING, widened, widening
 from partita.forecasting.naive import LevelRatio, Recent, SameTime, median_known
@@ -167,12 +167,14 @@ def test_a_widening_fades_along_the_horizon() -> None:
     assert found[0, 1] == pytest.approx([10 - 2 * 3.0, 10 - 2 * (1 + 2 * NARROWING)])
 
 
-def test_far_lines_are_never_thinner_than_an_exponential_tail() -> None:
+def test_far_lines_of_few_errors_are_never_thinner_than_an_exponential_tail() -> None:
     levels = np.array([0.05, 0.5, 0.95, 0.99])
     lines = np.array([[[12.0], [11.0], [20.0], [21.0]]])
-    found = tailed(lines, np.array([[10.0]]), levels, np.ones(4))[0, :, 0]
+    tail = least_tail(levels, independent=99.0)
+    found = tailed(lines, np.array([[10.0]]), levels, tail, np.ones(4))[0, :, 0]
     # on their own side of the middle; 0.99 lies ln 100 / ln 20 times as far out as 0.95
     assert found == pytest.approx([10.0, 10.0, 20.0, 10 + 10 * np.log(100) / np.log(20)])
+    assert least_tail(levels, independent=101.0).tolist() == [0.0] * 4  # one of them lies beyond 0.99
 
 
 def test_short_histories_leave_models_out_and_say_so() -> None:
