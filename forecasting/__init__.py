@@ -1,18 +1,38 @@
 """Load series in, quantile forecasts out: pure, and the same for the same history."""
 
+from partita.forecasting.blend import LATE, SEASONAL, Blend
+from partita.forecasting.paths import past_errors, sample_paths
 from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.score import Score, score
 from partita.forecasting.seasonal import SeasonalNaive
 from partita.forecasting.smoothing import Smoothing
 from partita.ports import Forecaster
 
-NEAR: Forecaster = Smoothing()
-"""What forecasts the next seconds to a minute unless a setting names another."""
+NEAR: Forecaster = Blend("blend-near", members=LATE, horizons=4, origins=120, window=360)
+"""What forecasts the next seconds to minutes unless a setting names another: nothing in it looks back a day."""
 
-FAR: Forecaster = SeasonalNaive()
+FAR: Forecaster = Blend()
 """What forecasts the next epochs unless a setting names another."""
 
-FORECASTERS: tuple[Forecaster, ...] = (NEAR, FAR)
-"""The built-in models."""
+FORECASTERS: tuple[Forecaster, ...] = (
+    NEAR,
+    FAR,
+    Smoothing(),
+    SeasonalNaive(),
+    *(Blend(model.name, members=(model,)) for model in (*LATE, *SEASONAL)),
+)
+"""The built-in models: the blends, the two plain ones, and each member of a blend by itself, calibrated like it."""
 
-__all__ = ["FAR", "FORECASTERS", "LEVELS", "NEAR", "Score", "SeasonalNaive", "Smoothing", "score"]
+__all__ = [
+    "FAR",
+    "FORECASTERS",
+    "LEVELS",
+    "NEAR",
+    "Blend",
+    "Score",
+    "SeasonalNaive",
+    "Smoothing",
+    "past_errors",
+    "sample_paths",
+    "score",
+]

@@ -39,15 +39,17 @@ def scatter(predicted: NDArray[np.float64]) -> NDArray[np.float64]:
     return unit
 
 
-def error_quantiles(errors: NDArray[np.float64], levels: Sequence[float]) -> NDArray[np.float64]:
+def error_quantiles(
+    errors: NDArray[np.float64], levels: Sequence[float] | NDArray[np.float64], *, mirrored: bool = True
+) -> NDArray[np.float64]:
     """Return the quantiles of each row's errors, shape ``(services, levels)``; NaN errors are missing.
 
     The i-th smallest of n errors stands for level i/(n + 1), which is what the next error of an unchanged kind keeps.
-    Rows without any error give NaN.
+    Rows without any error give NaN; where there are few and `mirrored`, each counts with either sign.
     """
     count = np.isfinite(errors).sum(axis=1)
     few = count < FEW_ERRORS
-    if few.any():
+    if mirrored and few.any():
         errors = np.hstack([errors, np.where(few[:, None], -errors, np.nan)])
         count = np.isfinite(errors).sum(axis=1)
     ranked = np.sort(errors, axis=1)
@@ -85,7 +87,20 @@ def make_forecast(
 ) -> Forecast:
     """Put point counts ``(services, steps)`` and error quantiles together: finite, never negative, never crossing."""
     point = np.maximum(point, 0.0)
-    counts = point[:, None, :] + offsets * scatter(point)[:, None, :]
+    lines = point[:, None, :] + offsets * scatter(point)[:, None, :]
+    return sound_forecast(history, point, lines, levels=levels, model=model, used_steps=used_steps)
+
+
+def sound_forecast(
+    history: Load,
+    point: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    *,
+    levels: Sequence[float],
+    model: str,
+    used_steps: int,
+) -> Forecast:
+    """Make a forecast of lines ``(services, levels, steps)``, none inside Poisson's at the point's rate."""
     for i, (level, poisson) in enumerate(zip(levels, poisson_quantiles(point, tuple(levels)), strict=True)):
         if level > 0.5:
             np.maximum(counts[:, i], poisson, out=counts[:, i])

@@ -53,14 +53,14 @@ class Smoothing:
         counts = measured_counts(history, self.window).T
         first = min(START - 1, len(counts) // 3)
         at = horizons(steps, len(counts) - first)
-        level, trend, chosen = _best(counts, first, sorted({1, int(at[-1])}))
+        level, trend, chosen = best_states(counts, first, sorted({1, int(at[-1])}))
         damping = GRID[chosen, 2]
         quantiles = []
         for h in at:
             expected = _expected(level, trend, first, int(h), damping)
             errors = (counts[first + h :] - expected) / scatter(expected)
             quantiles.append(error_quantiles(errors.T, levels))
-        ahead = np.stack([_reach(h, damping) for h in range(1, steps + 1)], axis=1)
+        ahead = np.stack([reach(h, damping) for h in range(1, steps + 1)], axis=1)
         point = level[-1][:, None] + trend[-1][:, None] * ahead
         trending = int(np.count_nonzero(GRID[chosen, 1]))
         model = f"smoothing: {trending} of {len(history.services)} services with a trend"
@@ -69,7 +69,7 @@ class Smoothing:
         )
 
 
-def _best(
+def best_states(
     counts: NDArray[np.float64], first: int, at: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Run every row of the grid over counts ``(steps, services)``, and choose one for each service.
@@ -81,7 +81,7 @@ def _best(
     level, trend = _start(np.where(known, counts, 0.0), known, GRID[:, 1, None] > 0)
     level = np.broadcast_to(level, trend.shape)
     weight = np.where(GRID[:, 1] > 0, 1 + TREND_MUST_GAIN, 1.0)
-    reach = np.stack([_reach(h, GRID[:, 2]) for h in at], axis=1)
+    carried = np.stack([reach(h, GRID[:, 2]) for h in at], axis=1)
     levels, trends = np.empty((2, *counts.T.shape))
     chosen = np.empty(counts.shape[1], np.int64)
     smooth_best(
@@ -92,7 +92,7 @@ def _best(
         weight,
         first,
         np.array(at, np.int64),
-        reach,
+        carried,
         levels,
         trends,
         chosen,
@@ -120,10 +120,10 @@ def _expected(
 ) -> NDArray[np.float64]:
     """Return what each state from `first` on foretold for `ahead` steps later; its last target is the last step."""
     stop = len(level) - ahead
-    return level[first:stop] + trend[first:stop] * _reach(ahead, damping)
+    return level[first:stop] + trend[first:stop] * reach(ahead, damping)
 
 
-def _reach(ahead: int, damping: NDArray[np.float64]) -> NDArray[np.float64]:
+def reach(ahead: int, damping: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sum damping + damping² + … over the steps ahead: how far the trend has carried by then."""
     carried: NDArray[np.float64] = (damping[..., None] ** np.arange(1, ahead + 1)).sum(axis=-1)
     return carried

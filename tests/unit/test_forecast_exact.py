@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from partita.errors import ForecastError
-from partita.forecasting import FAR, FORECASTERS, LEVELS, NEAR
+from partita.forecasting import FORECASTERS, LEVELS, SeasonalNaive, Smoothing
 from partita.forecasting.quantiles import error_quantiles, horizons, make_forecast, poisson_quantiles, spread
 from partita.model.load import Load
 from partita.ports import Forecaster
 
+SMOOTHING, SEASONAL = Smoothing(), SeasonalNaive()
 DAY = 144  # steps of ten minutes
 
 
@@ -42,7 +43,7 @@ def test_a_constant_stays_and_its_scatter_is_poissons(forecaster: Forecaster, st
 
 def test_smoothing_follows_a_line() -> None:
     line = 100 + 3.0 * np.arange(60)
-    found = median(NEAR, load(line, line[::-1]), 6)
+    found = median(SMOOTHING, load(line, line[::-1]), 6)
     assert found[0] == pytest.approx(100 + 3.0 * np.arange(60, 66))
     assert found[1] == pytest.approx(100 - 3.0 * np.arange(1, 7))
 
@@ -50,7 +51,7 @@ def test_smoothing_follows_a_line() -> None:
 def test_smoothing_follows_a_line_through_missing_steps() -> None:
     line = 100 + 3.0 * np.arange(60)
     line[[0, 7, 8, 20, 45, 59]] = np.nan
-    assert median(NEAR, load(line), 3)[0] == pytest.approx(100 + 3.0 * np.arange(60, 63))
+    assert median(SMOOTHING, load(line), 3)[0] == pytest.approx(100 + 3.0 * np.arange(60, 63))
 
 
 def test_missing_is_not_zero() -> None:
@@ -62,20 +63,20 @@ def test_missing_is_not_zero() -> None:
 
 def test_smoothing_takes_to_a_new_level_within_its_window() -> None:
     jump = np.concatenate([np.full(200, 10.0), np.full(40, 1000.0)])
-    assert median(NEAR, load(jump), 6)[0] == pytest.approx([1000.0] * 6, rel=0.01)
+    assert median(SMOOTHING, load(jump), 6)[0] == pytest.approx([1000.0] * 6, rel=0.01)
 
 
 def test_smoothing_learns_a_trend_that_began_late() -> None:
     bend = np.concatenate([np.full(60, 100.0), 100 + 5.0 * np.arange(1, 121)])
     # without a trend the sixth step would be 30 short
-    assert median(NEAR, load(bend), 6)[0] == pytest.approx(700 + 5.0 * np.arange(1, 7), abs=2.0)
+    assert median(SMOOTHING, load(bend), 6)[0] == pytest.approx(700 + 5.0 * np.arange(1, 7), abs=2.0)
 
 
 def test_the_past_before_the_window_is_forgotten() -> None:
     rng = np.random.default_rng(5)
     late = rng.poisson(20.0, 360).astype(float)
     early = [rng.poisson(mean, 100).astype(float) for mean in (3.0, 900.0)]
-    one, other = (NEAR.forecast(load(np.concatenate([e, late])), steps=3, levels=LEVELS) for e in early)
+    one, other = (SMOOTHING.forecast(load(np.concatenate([e, late])), steps=3, levels=LEVELS) for e in early)
     assert np.array_equal(one.rps, other.rps)
 
 
@@ -85,7 +86,7 @@ def test_seasonal_repeats_a_day_with_its_drift() -> None:
     ahead = np.arange(3 * DAY, 5 * DAY)
     future = 500 + 300 * np.sin(2 * np.pi * ahead / DAY) + 0.5 * ahead
     # two days ahead: the drift of 72 a day is carried twice on the second
-    assert median(FAR, load(wave, step_s=600.0), 2 * DAY)[0] == pytest.approx(future)
+    assert median(SEASONAL, load(wave, step_s=600.0), 2 * DAY)[0] == pytest.approx(future)
 
 
 def test_seasonal_finds_the_week_where_days_differ() -> None:
@@ -93,23 +94,23 @@ def test_seasonal_finds_the_week_where_days_differ() -> None:
     weekend = np.where((time // DAY) % 7 >= 5, 0.2, 1.0)
     wave = (500 + 300 * np.sin(2 * np.pi * time / DAY)) * weekend
     history, truth = wave[: 14 * DAY], wave[14 * DAY :]
-    forecast = FAR.forecast(load(history, step_s=600.0), steps=DAY, levels=LEVELS)
+    forecast = SEASONAL.forecast(load(history, step_s=600.0), steps=DAY, levels=LEVELS)
     assert forecast.rps[0, 2] * 600 == pytest.approx(truth)
     assert forecast.model == "seasonal naive with drift: 0 by day, 1 by week, 0 by level"
 
 
 def test_no_cycle_is_found_where_there_is_none() -> None:
     walk = 1000 + np.random.default_rng(3).normal(0, 10, (20, 3 * DAY)).cumsum(axis=1)
-    forecast = FAR.forecast(load(*walk, step_s=600.0), steps=6, levels=LEVELS)
+    forecast = SEASONAL.forecast(load(*walk, step_s=600.0), steps=6, levels=LEVELS)
     assert forecast.model.startswith("seasonal naive with drift: 0 by day, 20 by level, whose recent error")
     assert forecast.rps[:, 2] * 600 == pytest.approx(np.repeat(walk[:, -3:].mean(axis=1)[:, None], 6, axis=1), abs=60)
 
 
 def test_a_day_is_not_judged_before_it_is_over() -> None:
     wave = 500 + 300 * np.sin(2 * np.pi * np.arange(2 * DAY) / DAY)
-    early = FAR.forecast(load(wave[: DAY + 7], step_s=600.0), steps=6, levels=LEVELS)
+    early = SEASONAL.forecast(load(wave[: DAY + 7], step_s=600.0), steps=6, levels=LEVELS)
     assert early.model == "level: a history of 1.05 days is too short to judge a daily cycle"
-    later = FAR.forecast(load(wave[: DAY + 8], step_s=600.0), steps=6, levels=LEVELS)
+    later = SEASONAL.forecast(load(wave[: DAY + 8], step_s=600.0), steps=6, levels=LEVELS)
     assert later.model == "seasonal naive with drift: 1 by day, 0 by level"
 
 
@@ -117,14 +118,14 @@ def test_a_season_with_holes_falls_back_on_the_level_there() -> None:
     wave = 500 + 300 * np.sin(2 * np.pi * np.arange(3 * DAY) / DAY)
     holed = wave.copy()
     holed[2 * DAY + 5] = np.nan
-    found = median(FAR, load(holed, step_s=600.0), 10)[0]
+    found = median(SEASONAL, load(holed, step_s=600.0), 10)[0]
     assert np.delete(found, 5) == pytest.approx(np.delete(wave[:10], 5))
     assert found[5] == pytest.approx(wave[-3:].mean())
 
 
 def test_a_step_that_does_not_divide_the_day_has_no_season() -> None:
     history = load(np.full(30_000, 5.0), step_s=7.0)
-    assert FAR.forecast(history, steps=2, levels=LEVELS).model.startswith("level")
+    assert SEASONAL.forecast(history, steps=2, levels=LEVELS).model.startswith("level")
 
 
 @pytest.mark.parametrize("forecaster", FORECASTERS, ids=lambda f: f.name)

@@ -1,0 +1,113 @@
+"""The naive family: the level of late, the same time of former days, and former days' curves at the level of late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partita.forecasting.past import Past, Rule, Steps, seasons_back
+
+MOST_RATIO = 4.0
+"""Largest factor, up or down, by which a former day's curve is brought to the level of late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The mean of the last `width` measured steps."""
+
+    name: str = "last"
+    width: int = 1
+
+    def days(self) -> float:
+        """Return the days of history it needs."""
+        return 0.0
+
+    def fitted(self, past: Past, steps: int) -> Rule:
+        """Return the rule."""
+        return lambda origins, _ahead: past.level(origins, self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class SameTime:
+    """The mean of the same time of the last `times` seasons of `period` days."""
+
+    name: str = "day"
+    period: int = 1
+    times: int = 1
+
+    def days(self) -> float:
+        """Return the days of history it needs: one season to repeat, and half of one to be judged on."""
+        return 1.5 * self.period if self.times == 1 else self.times + 1.0
+
+    def fitted(self, past: Past, steps: int) -> Rule:
+        """Return the rule."""
+        season = past.day * self.period
+
+        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+            total, number = np.zeros((2, past.counts.shape[0], len(origins)))
+            for back in range(self.times):
+                value = former(past, origins + ahead - (seasons_back(ahead, season) + back) * season)
+                known = np.isfinite(value)
+                total += np.where(known, value, 0.0)
+                number += known
+            return np.where(number > 0, total / np.maximum(number, 1.0), past.level(origins, 1))
+
+        return rule
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRatio:
+    """The curve of each of the last `times` days times the ratio of the level of late to that of then; their median.
+
+    The level is the mean over `width_s` seconds (at least one step). A little is added to both levels, so that silence
+    then does not make an explosion now.
+    """
+
+    name: str = "ratio"
+    width_s: float = 3600.0
+    times: int = 1
+
+    def days(self) -> float:
+        """Return the days of history it needs."""
+        return 1.5 if self.times == 1 else self.times + 1.0
+
+    def fitted(self, past: Past, steps: int) -> Rule:
+        """Return the rule."""
+        width = max(1, round(self.width_s / past.step_s))
+
+        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+            late = past.level(origins, width)
+            spare = 1.0 + 0.05 * past.level(origins, past.day)
+            curves = []
+            for more in range(self.times):
+                back = seasons_back(ahead, past.day) + more
+                then = past.level(origins - back * past.day, width)
+                ratio = np.clip((late + spare) / (then + spare), 1 / MOST_RATIO, MOST_RATIO)
+                curves.append(former(past, origins + ahead - back * past.day) * ratio)
+            middle = median_known(np.stack(curves))
+            return np.where(np.isfinite(middle), middle, past.level(origins, 1))
+
+        return rule
+
+
+def former(past: Past, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the counts of former steps; NaN before the past and where nothing was measured."""
+    value = np.take(past.counts, np.maximum(steps, 0), axis=1)
+    value[:, steps < 0] = np.nan
+    return value
+
+
+def median_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median over the first axis without its NaN; NaN where there is nothing else."""
+    if len(values) == 1:
+        only: NDArray[np.float64] = values[0]
+        return only
+    ranked = np.sort(values, axis=0)
+    number = np.isfinite(values).sum(axis=0)
+    low, high = np.maximum(number - 1, 0) // 2, number // 2
+    below = np.take_along_axis(ranked, low[None], axis=0)[0]
+    above = np.take_along_axis(ranked, np.minimum(high, len(values) - 1)[None], axis=0)[0]
+    middle: NDArray[np.float64] = np.where(number > 0, (below + above) / 2, np.nan)
+    return middle

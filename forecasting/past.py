@@ -1,0 +1,126 @@
+"""What models look at: the measured past, and the origins in it from which they forecast to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+DAY_S = 86_400.0
+
+HORIZONS = 7
+"""Horizons at which forecasts are judged; what is found there is carried to those in between."""
+
+Steps = NDArray[np.int64]
+
+Rule = Callable[[Steps, Steps], NDArray[np.float64]]
+"""Expected counts ``(services, origins)`` so many steps after each origin, from what was known up to it.
+
+An origin is the number of the last step known; how far ahead to look is given for each of them. A rule gives a finite
+value everywhere.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """Counts ``(services, steps)``, NaN where not measured, and what models often need of them.
+
+    `filled` carries the last measured count on (the first one backwards); `known` and `total` are running numbers and
+    sums of what was measured, with a column of zeros before the first step. `day` is the number of steps in a day, 0
+    where that is no whole number.
+    """
+
+    counts: NDArray[np.float64]
+    filled: NDArray[np.float64]
+    known: NDArray[np.float64]
+    total: NDArray[np.float64]
+    step_s: float
+    day: int
+    levels: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    """Levels found so far, by width."""
+
+    @classmethod
+    def of(cls, counts: NDArray[np.float64], step_s: float) -> Past:
+        """Look at counts of steps of `step_s` seconds; every service has at least one measured."""
+        measured = np.isfinite(counts)
+        latest = np.maximum.accumulate(np.where(measured, np.arange(counts.shape[1]), -1), axis=1)
+        first = np.argmax(measured, axis=1)[:, None]
+        filled = np.take_along_axis(counts, np.maximum(latest, first), axis=1)
+        day = round(DAY_S / step_s)
+        whole = day > 1 and abs(day * step_s - DAY_S) < 1e-6 * DAY_S
+        return cls(
+            counts,
+            filled,
+            _running(measured.astype(np.float64)),
+            _running(np.where(measured, counts, 0.0)),
+            step_s,
+            day if whole else 0,
+        )
+
+    @property
+    def length(self) -> int:
+        """Steps in the past."""
+        return int(self.counts.shape[1])
+
+    def level(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+        """Return the mean of what was measured in the `width` steps up to each step; the last known where nothing was.
+
+        Steps before the past count as the first one.
+        """
+        at = np.clip(at, 0, self.length - 1)
+        if width == 1:
+            return np.take(self.filled, at, axis=1)
+        if width not in self.levels:
+            # most models ask for the same few widths, from many origins
+            self.levels[width] = self._level(width)
+        return np.take(self.levels[width], at, axis=1)
+
+    def _level(self, width: int) -> NDArray[np.float64]:
+        since = np.maximum(np.arange(1, self.length + 1) - width, 0)
+        number = self.known[:, 1:] - np.take(self.known, since, axis=1)
+        total = self.total[:, 1:] - np.take(self.total, since, axis=1)
+        # running sums round: what is left of a burst must not make the silence after it negative
+        return np.where(number > 0, np.maximum(total, 0.0) / np.maximum(number, 1.0), self.filled)
+
+    def change(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+        """Return the mean absolute change from step to step over the `width` steps up to each step."""
+        steps = np.abs(np.diff(self.filled, axis=1, prepend=self.filled[:, :1]))
+        back = np.maximum(at[:, None] - np.arange(width), 0)
+        change: NDArray[np.float64] = steps[:, back].mean(axis=2)
+        return change
+
+
+def seasons_back(ahead: Steps, season: int) -> Steps:
+    """Return how many seasons lie between a step so far ahead and the last one like it that is known."""
+    return -(-ahead // season)
+
+
+def spaced_horizons(steps: int) -> NDArray[np.int64]:
+    """Return a few horizons from 1 to `steps`, at even ratios."""
+    return np.unique(np.rint(np.geomspace(1, max(steps, 1), HORIZONS)).astype(np.int64))
+
+
+class Model(Protocol):
+    """A way to foretell counts, which may be looked at from any origin in the past."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    def days(self) -> float:
+        """Return the days of history below which it has nothing to say."""
+        ...
+
+    def fitted(self, past: Past, steps: int) -> Rule:
+        """Choose parameters on the past, for forecasts of up to `steps` steps."""
+        ...
+
+
+def _running(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    running = np.zeros((values.shape[0], values.shape[1] + 1))
+    np.cumsum(values, axis=1, out=running[:, 1:])
+    return running

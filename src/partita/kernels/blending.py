@@ -1,0 +1,74 @@
+"""Combining what several models foretell: the middle of their weighted values, and what quantile lines would have lost.
+
+Both are loops over small sorted groups, which as array operations would sort millions of short rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@njit(cache=True)
+def weighted_middle(
+    expected: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    block: NDArray[np.int64],
+    low: float,
+    high: float,
+    middle: NDArray[np.float64],
+) -> None:
+    """Fill `middle`, ``(services, origins)``, with the mean of what lies between two shares of the models' weight.
+
+    `expected` has shape ``(models, services, origins)``, `weight` ``(models, services, blocks)`` (its sum over models
+    is 1), `block` says which of them holds at each origin.
+    """
+    models, services, origins = expected.shape
+    value, share = np.empty(models), np.empty(models)
+    for s in range(services):
+        for k in range(origins):
+            b = block[k]
+            for m in range(models):
+                v, w = expected[m, s, k], weight[m, s, b]
+                i = m
+                while i > 0 and value[i - 1] > v:
+                    value[i], share[i] = value[i - 1], share[i - 1]
+                    i -= 1
+                value[i], share[i] = v, w
+            total, taken, below = 0.0, 0.0, 0.0
+            for m in range(models):
+                part = min(below + share[m], high) - max(below, low)
+                if part > 0.0:
+                    total += part * value[m]
+                    taken += part
+                below += share[m]
+            middle[s, k] = total / taken if taken > 0.0 else value[models // 2]
+
+
+@njit(cache=True)
+def line_loss(
+    came: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    unit: NDArray[np.float64],
+    quantile: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    loss: NDArray[np.float64],
+) -> None:
+    """Fill `loss`, ``(services, levels)``, with the mean quantile loss of the lines ``centre + unit * quantile``.
+
+    `came`, `centre` and `unit` have shape ``(services, origins)``; what came is NaN where it is not known.
+    """
+    services, origins = came.shape
+    for s in range(services):
+        known = 0
+        loss[s, :] = 0.0
+        for k in range(origins):
+            if np.isnan(came[s, k]):
+                continue
+            known += 1
+            above_centre = came[s, k] - centre[s, k]
+            for i in range(levels.shape[0]):
+                above = above_centre - unit[s, k] * quantile[s, i]
+                loss[s, i] += levels[i] * above if above >= 0.0 else (levels[i] - 1.0) * above
+        loss[s, :] /= max(known, 1)

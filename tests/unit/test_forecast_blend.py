@@ -1,0 +1,246 @@
+"""The blend in small: each model by hand, who is listened to, what quantiles are made of, and what no model may do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from partita.forecasting import FAR, FORECASTERS, LEVELS, NEAR, Blend
+from partita.forecasting.bands import least_tail, tailed
+from partita.forecasting.blend import LATE, SEASONAL, fitting
+from partita.forecasting.change import MOST, NARROWING, widened, widening
+from partita.forecasting.naive import LevelRatio, Recent, SameTime, median_known
+from partita.forecasting.origins import judged_horizons, judged_origins
+from partita.forecasting.past import Model, Past
+from partita.forecasting.regression import Autoregression
+from partita.forecasting.theta import Exponential, Theta
+from partita.forecasting.weights import combine, running_loss, standing
+from partita.model.load import Load
+
+HOUR_S, DAY = 3600.0, 24
+nan = float("nan")
+
+
+def past(*rows: list[float] | NDArray[np.float64], step_s: float = HOUR_S) -> Past:
+    return Past.of(np.array(rows, dtype=np.float64), step_s)
+
+
+def load(counts: NDArray[np.float64], step_s: float = 600.0) -> Load:
+    return Load(tuple(f"s{i}" for i in range(len(counts))), 0.0, step_s, np.asarray(counts, dtype=np.float64))
+
+
+def steps(*numbers: int) -> NDArray[np.int64]:
+    return np.array(numbers, np.int64)
+
+
+def test_a_past_carries_on_what_was_measured_last() -> None:
+    found = past([nan, 4.0, nan, 6.0, nan])
+    assert found.filled.tolist() == [[4.0, 4.0, 4.0, 6.0, 6.0]]
+    # the means of 3 steps: of nothing (the first value stands in), 4, 4, (4 + 6) / 2, 6
+    assert found.level(np.arange(5), 3).tolist() == [[4.0, 4.0, 4.0, 5.0, 6.0]]
+    assert found.change(steps(3), 2).tolist() == [[1.0]]  # (2 + 0) / 2
+    assert (found.day, past([1.0], step_s=7.0).day) == (24, 0)
+
+
+def test_recent_is_the_mean_of_the_last_measured() -> None:
+    rule = Recent("mean-3", 3).fitted(past([9.0, 1.0, nan, 3.0, 100.0]), 2)
+    assert rule(steps(3, 3), steps(1, 2)).tolist() == [[2.0, 2.0]]
+
+
+def test_the_same_time_is_that_of_the_last_season_known() -> None:
+    days = np.concatenate([100.0 * day + np.arange(DAY) for day in (1, 2, 3)])
+    once, twice = SameTime().fitted(past(days), 30), SameTime("days-2", 1, 2).fitted(past(days), 30)
+    # from the last step of the third day: 1 and 24 steps ahead lie a day back, 25 steps ahead two days
+    assert once(steps(71, 71, 71), steps(1, 24, 25)).tolist() == [[300.0, 323.0, 300.0]]
+    assert twice(steps(71), steps(1)).tolist() == [[250.0]]
+
+
+def test_a_level_ratio_scales_the_former_day() -> None:
+    curve = 1000.0 + 500.0 * np.sin(2 * np.pi * np.arange(DAY) / DAY)
+    found = LevelRatio(width_s=HOUR_S).fitted(past(np.concatenate([curve, 1.5 * curve])), 5)(steps(47), steps(5))
+    # late 1.5 x then, each with 1 + 5 % of the day's mean (1500) added
+    late, then, spare = 1.5 * curve[23], curve[23], 1.0 + 0.05 * 1500
+    assert found[0, 0] == pytest.approx(1.5 * curve[4] * (late + spare) / (then + spare))
+
+
+def test_a_level_ratio_does_not_explode_after_silence() -> None:
+    counts = np.concatenate([np.zeros(DAY), np.full(DAY, 1e6)])
+    found = LevelRatio().fitted(past(counts), 1)(steps(DAY), steps(1))
+    assert found[0, 0] <= 4 * counts.max()
+
+
+def test_medians_leave_out_what_is_not_known() -> None:
+    values = np.array([[1.0, nan, nan], [5.0, 2.0, nan], [3.0, 4.0, nan]])
+    assert median_known(values) == pytest.approx(np.array([3.0, 3.0, nan]), nan_ok=True)
+
+
+@pytest.mark.parametrize("model", [Theta(), Autoregression()], ids=lambda m: m.name)
+def test_models_of_a_daily_shape_find_a_clean_one(model: Theta | Autoregression) -> None:
+    time = np.arange(8 * DAY)
+    wave = 5000.0 + 3000.0 * np.sin(2 * np.pi * time / DAY)
+    rule = model.fitted(past(wave), DAY)
+    ahead = np.arange(1, DAY + 1)
+    expected = 5000.0 + 3000.0 * np.sin(2 * np.pi * (time[-1] + ahead) / DAY)
+    # a straight line between coefficients, and what is added to shares, leave a few hundredths of the swing of 6000
+    assert np.abs(rule(np.full(DAY, time[-1]), ahead)[0] - expected).mean() < 0.05 * 6000
+
+
+def test_exponential_smoothing_goes_on_with_a_line() -> None:
+    line = 100 + 3.0 * np.arange(60)
+    rule = Exponential().fitted(past(line), 6)
+    assert rule(np.full(6, 59), np.arange(1, 7))[0] == pytest.approx(100 + 3.0 * np.arange(60, 66))
+
+
+UNFITTED = [model for model in (*LATE, *SEASONAL) if not isinstance(model, (Exponential, Theta, Autoregression))]
+"""Models without parameters; those of the others are chosen on the whole past."""
+
+
+@pytest.mark.parametrize("model", UNFITTED, ids=lambda model: model.name)
+def test_no_model_looks_beyond_its_origin(model: Model) -> None:
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(200, (2, 12 * DAY)).astype(np.float64)
+    origin, ahead = np.full(30, 9 * DAY), np.arange(1, 31)
+    before = model.fitted(past(*counts), 30)(origin, ahead)
+    counts[:, 9 * DAY + 1 :] *= 100
+    assert np.array_equal(model.fitted(past(*counts), 30)(origin, ahead), before)
+
+
+def test_origins_end_with_the_newest_step_and_see_all_times_of_day() -> None:
+    found = judged_origins(past(np.ones(14 * 144), step_s=600.0), 288)
+    assert found[-1] == 14 * 144 - 1
+    assert (np.diff(found)[-16:] == 1).all()
+    assert len(found) <= 288 + 16
+    assert len(set((found % 144).tolist())) == 144
+
+
+def test_judged_horizons_leave_errors_to_learn_from_and_keep_clear_of_whole_days() -> None:
+    whole = past(np.ones(2016), step_s=600.0)
+    # an eighth of a day is 18 steps
+    assert judged_horizons(144, whole, 7).tolist() == [1, 2, 5, 12, 27, 63, 144 - 18]
+    assert judged_horizons(300, whole, 3).tolist() == [1, 17, 288 - 18]
+    assert judged_horizons(144, past(np.ones(30), step_s=600.0), 7)[-1] == 10  # a third of the history
+
+
+def test_a_loss_counts_from_when_its_truth_is_known() -> None:
+    origins, missed = steps(0, 1, 2, 3), np.array([[1.0, 3.0, nan, 100.0]])
+    # two steps ahead: at step 2 only the first is known, at 3 the first two; half of a weight is lost in a step
+    mean, mass = running_loss(missed, origins, 2, steps(1, 2, 3), 1.0)
+    assert mass[0].tolist() == [0.0, 1 / 8, 3 / 8]
+    assert mean[0] == pytest.approx([0.0, 1.0, (1 / 8 * 1 + 1 / 4 * 3) / (3 / 8)])
+
+
+def test_standing_falls_with_what_is_lost_more_than_the_best() -> None:
+    loss = np.array([[1.0], [1.5]])
+    weight = standing(loss, np.ones((2, 1), np.bool_), 8.0, 0.0)
+    assert weight[1, 0] / weight[0, 0] == pytest.approx(np.exp(-8.0 * 0.5))
+    assert standing(loss, np.zeros((2, 1), np.bool_), 8.0, 0.0).tolist() == [[0.5], [0.5]]
+
+
+def test_the_better_model_is_followed_once_it_is_known_to_be_better() -> None:
+    origins = np.arange(100)
+    came = np.full((1, 100), 10.0)
+    expected = np.stack([np.full((1, 100), 10.0), np.full((1, 100), 50.0), np.full((1, 100), 50.0)])
+    combined, weight = combine(expected, came, origins, 1, 20.0)
+    assert combined[0, 0] == pytest.approx(50.0)  # nothing is known yet, and two of three say so
+    assert combined[0, 50:] == pytest.approx(np.full(50, 10.0))
+    assert weight[0, 0] > 0.99
+
+
+def test_a_jump_widens_at_once_and_narrows_slowly() -> None:
+    calm = np.tile([1.0, -1.0], 8)[None, :]
+    assert widening(calm, np.array([1.0])).tolist() == [1.0]
+    jump = calm.copy()
+    jump[0, -1] = 40.0
+    at_once = widening(jump, np.array([1.0]))[0]
+    # (0.6 x what was usual before + 40²) / the weights, rooted, is far above the alarm: the most there is
+    assert at_once == MOST
+    later = np.hstack([jump, np.full((1, 12), 1.0)])[:, -16:]
+    assert 1.0 < widening(later, np.array([1.0]))[0] < at_once
+    assert widening(np.full((1, 16), nan), np.array([0.0])).tolist() == [1.0]
+
+
+def test_a_widening_fades_along_the_horizon() -> None:
+    lines = np.array([[[12.0, 12.0], [8.0, 8.0]]])
+    found = widened(lines, np.full((1, 2), 10.0), np.array([3.0]))
+    assert found[0, 0] == pytest.approx([10 + 2 * 3.0, 10 + 2 * (1 + 2 * NARROWING)])
+    assert found[0, 1] == pytest.approx([10 - 2 * 3.0, 10 - 2 * (1 + 2 * NARROWING)])
+
+
+def test_far_lines_of_few_errors_are_never_thinner_than_an_exponential_tail() -> None:
+    levels = np.array([0.05, 0.5, 0.95, 0.99])
+    lines = np.array([[[12.0], [11.0], [20.0], [21.0]]])
+    tail = least_tail(levels, independent=99.0)
+    found = tailed(lines, np.array([[10.0]]), levels, tail, np.ones(4))[0, :, 0]
+    # on their own side of the middle; 0.99 lies ln 100 / ln 20 times as far out as 0.95
+    assert found == pytest.approx([10.0, 10.0, 20.0, 10 + 10 * np.log(100) / np.log(20)])
+    assert least_tail(levels, independent=101.0).tolist() == [0.0] * 4  # one of them lies beyond 0.99
+
+
+def test_short_histories_leave_models_out_and_say_so() -> None:
+    counts = np.random.default_rng(2).poisson(50, (2, 100)).astype(np.float64)
+    text = FAR.forecast(load(counts), steps=3, levels=LEVELS).model
+    assert text.startswith("blend of 5 models: ")
+    assert text.endswith("the history of 0.69 days is too short for 9 models (the first needs 1.5)")
+    assert FAR.forecast(load(counts, step_s=7.0), steps=3, levels=LEVELS).model.endswith(
+        "no daily cycle: a day is no whole number of steps"
+    )
+    assert fitting((SameTime(),), past(np.ones(30))) == (Recent(),)
+
+
+def test_every_model_has_a_name_of_its_own() -> None:
+    names = [forecaster.name for forecaster in FORECASTERS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("kind", ["noise", "walk"])
+def test_no_cycle_is_invented(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    days, services = 8, 20
+    noise = rng.normal(0, 30, (services, (days + 1) * DAY))
+    truth = 1000 + (noise if kind == "noise" else noise.cumsum(axis=1))
+    history, future = truth[:, : days * DAY], truth[:, days * DAY :]
+    counts = FAR.forecast(load(history, HOUR_S), steps=DAY, levels=LEVELS).rps[:, LEVELS.index(0.5)] * HOUR_S
+    best = history.mean(axis=1)[:, None] if kind == "noise" else history[:, -1:]
+    # what nobody can beat: the mean of noise, the last value of a walk
+    assert np.abs(future - counts).mean() < 1.1 * np.abs(future - best).mean()
+    # and hardly a wave over the day: its swing is a small part of what the series does
+    assert np.median(counts.std(axis=1)) < 0.35 * np.median(history.std(axis=1))
+
+
+def test_a_daily_cycle_is_found_from_two_days_on() -> None:
+    time = np.arange(4 * 144)
+    mean = 600 * (1 + 0.8 * np.sin(2 * np.pi * time / 144))
+    counts = np.random.default_rng(1).poisson(mean, (20, len(time))).astype(np.float64)
+    found = FAR.forecast(load(counts[:, : 3 * 144]), steps=144, levels=LEVELS).rps[:, LEVELS.index(0.5)] * 600
+    # Poisson's own mean absolute error at 600 is about 20, of one day repeated root two of that
+    assert np.abs(found - counts[:, 3 * 144 :]).mean() < 30
+
+
+@pytest.mark.parametrize("forecaster", [NEAR, FAR], ids=["near", "far"])
+def test_permuting_services_permutes_the_forecast(forecaster: Blend) -> None:
+    rng = np.random.default_rng(4)
+    counts = rng.poisson(rng.uniform(1, 500, (5, 1)), (5, 6 * DAY)).astype(np.float64)
+    counts[rng.random(counts.shape) < 0.05] = nan
+    order = np.array([3, 0, 4, 1, 2])
+    one = forecaster.forecast(load(counts, HOUR_S), steps=10, levels=LEVELS)
+    other = forecaster.forecast(load(counts[order], HOUR_S), steps=10, levels=LEVELS)
+    assert other.rps == pytest.approx(one.rps[order], rel=1e-6)
+
+
+def test_a_near_forecast_follows_a_new_level() -> None:
+    rng = np.random.default_rng(5)
+    jump = np.concatenate([rng.poisson(100, 200), rng.poisson(1000, 30)]).astype(np.float64)
+    found = NEAR.forecast(load(jump[None], 10.0), steps=6, levels=LEVELS).rps[0, LEVELS.index(0.5)] * 10
+    assert found == pytest.approx(np.full(6, 1000.0), rel=0.1)
+
+
+def test_members_by_themselves_are_calibrated_alike() -> None:
+    rng = np.random.default_rng(6)
+    counts = rng.poisson(40.0, (300, 201)).astype(np.float64)
+    for model in LATE:
+        blend = Blend(model.name, members=(model,), horizons=3)
+        upper = blend.forecast(load(counts[:, :200], 10.0), steps=1, levels=LEVELS).rps[:, LEVELS.index(0.95), 0] * 10
+        share = (counts[:, 200] <= upper).mean()
+        # four standard deviations of 300 draws are 0.05
+        assert 0.90 <= share <= 1.0, model.name
