@@ -8,22 +8,30 @@ from partita.forecasting.seasonal import SeasonalNaive
 from partita.forecasting.smoothing import Smoothing
 from partita.ports import Forecaster
 
-NEAR: Forecaster = Blend("blend-near", members=LATE, horizons=4, origins=120, window=360)
-"""What forecasts the next seconds to minutes unless a setting names another: nothing in it looks back a day."""
+NEAR: Forecaster = Smoothing()
+"""What forecasts the next seconds to minutes unless a setting names another."""
 
-FAR: Forecaster = Blend()
+FAR: Forecaster = SeasonalNaive()
 """What forecasts the next epochs unless a setting names another."""
+
+BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=360)
+"""A blend for the near forecast: nothing in it looks back a day."""
+
+BLEND = Blend()
+"""A blend for the far forecast."""
 
 FORECASTERS: tuple[Forecaster, ...] = (
     NEAR,
     FAR,
-    Smoothing(),
-    SeasonalNaive(),
+    BLEND_NEAR,
+    BLEND,
     *(Blend(model.name, members=(model,)) for model in (*LATE, *SEASONAL)),
 )
-"""The built-in models: the blends, the two plain ones, and each member of a blend by itself, calibrated like it."""
+"""The built-in models: the two plain ones, the blends, and each member of a blend by itself, calibrated like it."""
 
 __all__ = [
+    "BLEND",
+    "BLEND_NEAR",
     "FAR",
     "FORECASTERS",
     "LEVELS",

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from partita.forecasting import FAR, LEVELS, NEAR, SeasonalNaive, Smoothing
+from partita.forecasting import BLEND, BLEND_NEAR, LEVELS, SeasonalNaive, Smoothing
 from partita.forecasting.quantiles import error_quantiles
 from partita.model.load import Forecast, Load
 from partita.ports import Forecaster
@@ -42,9 +42,9 @@ def random_load(services: int, steps: int, step_s: float) -> Load:
 
 def speed() -> None:
     for name, forecaster, history, ahead in (
-        ("near", NEAR, random_load(1000, 60, 10.0), 18),
-        ("near, window full", NEAR, random_load(1000, 360, 10.0), 18),
-        ("far", FAR, random_load(1000, 2016, 600.0), 144),
+        ("near", BLEND_NEAR, random_load(1000, 60, 10.0), 18),
+        ("near, window full", BLEND_NEAR, random_load(1000, 360, 10.0), 18),
+        ("far", BLEND, random_load(1000, 2016, 600.0), 144),
     ):
         forecaster.forecast(history, steps=ahead, levels=LEVELS)  # compiles
         took = []
@@ -128,7 +128,7 @@ def accuracy(root: Path) -> None:
     base = Yesterday()
     for name, series, step_s, origins, horizons in cases:
         yesterday = scores(base, series, step_s, origins, horizons)
-        for forecaster in (FAR, SeasonalNaive(), Smoothing()):
+        for forecaster in (BLEND, SeasonalNaive(), Smoothing()):
             took = process_time()
             found = scores(forecaster, series, step_s, origins, horizons)
             took = (process_time() - took) / len(origins)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from partita.forecasting import FAR, FORECASTERS, LEVELS, NEAR, Blend
+from partita.forecasting import BLEND, BLEND_NEAR, FORECASTERS, LEVELS, Blend
 from partita.forecasting.bands import least_tail, tailed
 from partita.forecasting.blend import LATE, SEASONAL, fitting
 from partita.forecasting.change import MOST, NARROWING, widened, widening
@@ -179,10 +179,10 @@ def test_far_lines_of_few_errors_are_never_thinner_than_an_exponential_tail() ->
 
 def test_short_histories_leave_models_out_and_say_so() -> None:
     counts = np.random.default_rng(2).poisson(50, (2, 100)).astype(np.float64)
-    text = FAR.forecast(load(counts), steps=3, levels=LEVELS).model
+    text = BLEND.forecast(load(counts), steps=3, levels=LEVELS).model
     assert text.startswith("blend of 5 models: ")
     assert text.endswith("the history of 0.69 days is too short for 9 models (the first needs 1.5)")
-    assert FAR.forecast(load(counts, step_s=7.0), steps=3, levels=LEVELS).model.endswith(
+    assert BLEND.forecast(load(counts, step_s=7.0), steps=3, levels=LEVELS).model.endswith(
         "no daily cycle: a day is no whole number of steps"
     )
     assert fitting((SameTime(),), past(np.ones(30))) == (Recent(),)
@@ -200,7 +200,7 @@ def test_no_cycle_is_invented(kind: str) -> None:
     noise = rng.normal(0, 30, (services, (days + 1) * DAY))
     truth = 1000 + (noise if kind == "noise" else noise.cumsum(axis=1))
     history, future = truth[:, : days * DAY], truth[:, days * DAY :]
-    counts = FAR.forecast(load(history, HOUR_S), steps=DAY, levels=LEVELS).rps[:, LEVELS.index(0.5)] * HOUR_S
+    counts = BLEND.forecast(load(history, HOUR_S), steps=DAY, levels=LEVELS).rps[:, LEVELS.index(0.5)] * HOUR_S
     best = history.mean(axis=1)[:, None] if kind == "noise" else history[:, -1:]
     # what nobody can beat: the mean of noise, the last value of a walk
     assert np.abs(future - counts).mean() < 1.1 * np.abs(future - best).mean()
@@ -212,12 +212,12 @@ def test_a_daily_cycle_is_found_from_two_days_on() -> None:
     time = np.arange(4 * 144)
     mean = 600 * (1 + 0.8 * np.sin(2 * np.pi * time / 144))
     counts = np.random.default_rng(1).poisson(mean, (20, len(time))).astype(np.float64)
-    found = FAR.forecast(load(counts[:, : 3 * 144]), steps=144, levels=LEVELS).rps[:, LEVELS.index(0.5)] * 600
+    found = BLEND.forecast(load(counts[:, : 3 * 144]), steps=144, levels=LEVELS).rps[:, LEVELS.index(0.5)] * 600
     # Poisson's own mean absolute error at 600 is about 20, of one day repeated root two of that
     assert np.abs(found - counts[:, 3 * 144 :]).mean() < 30
 
 
-@pytest.mark.parametrize("forecaster", [NEAR, FAR], ids=["near", "far"])
+@pytest.mark.parametrize("forecaster", [BLEND_NEAR, BLEND], ids=["near", "far"])
 def test_permuting_services_permutes_the_forecast(forecaster: Blend) -> None:
     rng = np.random.default_rng(4)
     counts = rng.poisson(rng.uniform(1, 500, (5, 1)), (5, 6 * DAY)).astype(np.float64)
@@ -231,7 +231,7 @@ def test_permuting_services_permutes_the_forecast(forecaster: Blend) -> None:
 def test_a_near_forecast_follows_a_new_level() -> None:
     rng = np.random.default_rng(5)
     jump = np.concatenate([rng.poisson(100, 200), rng.poisson(1000, 30)]).astype(np.float64)
-    found = NEAR.forecast(load(jump[None], 10.0), steps=6, levels=LEVELS).rps[0, LEVELS.index(0.5)] * 10
+    found = BLEND_NEAR.forecast(load(jump[None], 10.0), steps=6, levels=LEVELS).rps[0, LEVELS.index(0.5)] * 10
     assert found == pytest.approx(np.full(6, 1000.0), rel=0.1)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from partita.errors import ForecastError
-from partita.forecasting import LEVELS, NEAR, Blend, past_errors, sample_paths
+from partita.forecasting import BLEND_NEAR, LEVELS, Blend, past_errors, sample_paths
 from partita.forecasting.paths import PastErrors
 from partita.model.load import Forecast, Load
 
@@ -30,8 +30,8 @@ def drawn(history: Load, blend: Blend, steps: int, paths: int) -> tuple[Forecast
 
 @pytest.mark.parametrize("paths", [100, 2000])
 def test_marginals_are_those_of_the_forecast(paths: int) -> None:
-    assert isinstance(NEAR, Blend)
-    forecast, found = drawn(correlated_load(0.6), NEAR, 4, paths)
+    assert isinstance(BLEND_NEAR, Blend)
+    forecast, found = drawn(correlated_load(0.6), BLEND_NEAR, 4, paths)
     assert found.shape == (paths, 3, 4)
     for i, level in enumerate(FINE):
         if 0.01 < level < 0.99:
@@ -42,10 +42,10 @@ def test_marginals_are_those_of_the_forecast(paths: int) -> None:
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_services_go_together_as_their_errors_did(correlation: float) -> None:
-    assert isinstance(NEAR, Blend)
+    assert isinstance(BLEND_NEAR, Blend)
     history = correlated_load(correlation)
-    _, found = drawn(history, NEAR, 4, 4000)
-    errors = past_errors(NEAR, history, 4).errors
+    _, found = drawn(history, BLEND_NEAR, 4, 4000)
+    errors = past_errors(BLEND_NEAR, history, 4).errors
     for h in range(4):
         wanted = stats.spearmanr(errors[:, h].T).statistic
         got = stats.spearmanr(found[:, :, h]).statistic
@@ -55,8 +55,8 @@ def test_services_go_together_as_their_errors_did(correlation: float) -> None:
 
 
 def test_a_path_hangs_together_along_the_horizon() -> None:
-    assert isinstance(NEAR, Blend)
-    _, found = drawn(correlated_load(0.0), NEAR, 6, 4000)
+    assert isinstance(BLEND_NEAR, Blend)
+    _, found = drawn(correlated_load(0.0), BLEND_NEAR, 6, 4000)
     # of a walk, what has come by five steps shares five of the six steps of the next: root(5 / 6) = 0.91
     assert stats.spearmanr(found[:, 0, 4], found[:, 0, 5]).statistic > 0.7
 
@@ -73,12 +73,12 @@ def test_between_horizons_ranks_are_carried_and_stay_even() -> None:
 
 
 def test_the_same_generator_draws_the_same_paths() -> None:
-    assert isinstance(NEAR, Blend)
+    assert isinstance(BLEND_NEAR, Blend)
     history = correlated_load(0.3)
-    assert np.array_equal(drawn(history, NEAR, 3, 50)[1], drawn(history, NEAR, 3, 50)[1])
+    assert np.array_equal(drawn(history, BLEND_NEAR, 3, 50)[1], drawn(history, BLEND_NEAR, 3, 50)[1])
 
 
 def test_too_short_a_history_has_no_errors_to_draw_from() -> None:
-    assert isinstance(NEAR, Blend)
+    assert isinstance(BLEND_NEAR, Blend)
     with pytest.raises(ForecastError, match="sample paths of 4 steps need a longer history than 2 steps"):
-        past_errors(NEAR, Load(("a",), 0.0, 10.0, np.array([[1.0, 2.0]])), 4)
+        past_errors(BLEND_NEAR, Load(("a",), 0.0, 10.0, np.array([[1.0, 2.0]])), 4)
