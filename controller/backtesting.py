@@ -51,7 +51,7 @@ def known_models(host: PluginHost | None = None) -> dict[str, KnownModel]:
 
 def about(model: Forecaster) -> str:
     """Return the first line of a model's docstring, without its full stop; of a blend of one, that one's."""
-    members = getattr(model, "members", ())
+    members: Sequence[Forecaster] = getattr(model, "members", ())
     if len(members) == 1:
         return f"{about(members[0])}; calibrated on its own past errors"
     text = (type(model).__doc__ or "").strip()
