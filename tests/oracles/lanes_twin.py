@@ -97,9 +97,10 @@ class Hall:
             counter.hands = [hand for hand in counter.hands if hand.request.finish_ns == 0]
 
     def lose(self, pool: Pool) -> None:
-        """Whoever waits at an instance that is gone waits nowhere."""
+        """Whoever waits at an instance that is gone waits nowhere; what was kept in mind of it is forgotten."""
         present = set(map(int, pool.number))
         for counter in self.counters:
+            counter.credit = {n: credit for n, credit in counter.credit.items() if n in present}
             for hand in counter.hands:
                 if hand.number not in present:
                     hand.number = None

@@ -30,7 +30,7 @@ from partita.replay.disciplines.deferred import DROP_RULES, MATCHES, ORDERS, WIN
 MS = 1_000_000
 HALF = 500 * MS
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") != "1"
-EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "40" if JIT else "12"))
 FAMILY = ("deferred", "eager", "adaptive")
 TWINS: dict[str, tuple[Discipline, Discipline]] = {
     "deferred": (Deferred(), DeferredTwin()),
@@ -466,7 +466,8 @@ def test_no_batch_is_planned_past_a_deadline(name: str) -> None:
 def assert_passes_uncompiled(path: str) -> None:
     """Run a file's tests of twins and changes without the JIT, and fewer examples of them."""
     command = [sys.executable, "-m", "pytest", "-q", path, "-k", "twin or change"]
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PARTITA_EXAMPLES": "12"}
+    searching = {"PARTITA_EXAMPLES": "24"} if "PARTITA_EXAMPLES" in os.environ else {}
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", **searching}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

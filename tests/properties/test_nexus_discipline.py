@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +49,7 @@ def over_epochs(draw: st.DrawFn, *, pools: int = 1, cut: bool = False) -> Scenar
         begin + ((at - begin) * factor + x * 10**9) // grid * grid
         for at, x in zip(scenario.ends_ns, seconds, strict=True)
     )
+    ends = list(accumulate(ends, lambda before, at: max(before + 1, at)))  # a pool of no time hands out, and is gone
     services = len(scenario.arrivals.offsets) - 1
     count = draw(st.sampled_from([50, 400, 1500]))
     shares = np.array([draw(st.sampled_from([0.0, 0.1, 1.0, 3.0])) for _ in range(services)]) + 1e-9

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from miniature import Recording, gpus, make_world, random_instants, service
 from oracles.shepherd_twin import ShepherdTwin
@@ -21,6 +20,7 @@ from properties.test_disciplines import (
     assert_same,
     between,
     collect,
+    examples,
     scenarios,
 )
 
@@ -35,16 +35,6 @@ from partita.ports import Discipline, Kinds, Pool
 from partita.replay.cluster import Delays, SimulatedCluster
 from partita.replay.disciplines.shepherd import Shepherd
 from partita.replay.world import World
-
-EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "40"))
-
-examples = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="PARTITA_EXAMPLES" not in os.environ,  # who asks for more examples searches anew
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
 @dataclass(frozen=True)
