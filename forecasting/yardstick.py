@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ForecastError
-from partita.forecasting.quantiles import LEVELS, error_quantiles, horizons, poisson_quantiles, spread
+from partita.forecasting.quantiles import LEVELS, error_quantiles, horizons, sound_forecast, spread
 from partita.model.load import Forecast, Load
 
 DAY_S = 86_400.0
@@ -48,7 +48,9 @@ class Naive:
         offsets = self._errors(counts, last, lag, steps, tuple(levels))
         expected = point[:, None, :] + offsets
         if self.arrivals:
-            expected = _scattered(expected, point, tuple(levels))
+            return sound_forecast(
+                history, point, expected, levels=tuple(levels), model=self.name, used_steps=counts.shape[1]
+            )
         rps = np.sort(np.maximum(expected, 0.0), axis=1) / history.step_s
         used_s = history.step_s * counts.shape[1]
         return Forecast(history.services, history.end_s, history.step_s, tuple(levels), rps, self.name, used_s)
@@ -70,16 +72,6 @@ class Naive:
         shape = (len(counts), len(levels))
         quantiles = [q if q is not None else np.zeros(shape) for q in found]
         return np.repeat(quantiles[0][:, :, None], steps, axis=2) if lag else spread(at, quantiles, steps)
-
-
-def _scattered(
-    expected: NDArray[np.float64], point: NDArray[np.float64], levels: tuple[float, ...]
-) -> NDArray[np.float64]:
-    """Widen quantiles to those of Poisson counts around the point."""
-    floor = np.stack(poisson_quantiles(point, levels), axis=1)
-    level = np.asarray(levels)[None, :, None]
-    wider: NDArray[np.float64] = np.where(level > 0.5, np.maximum(expected, floor), np.minimum(expected, floor))
-    return np.where(level == 0.5, expected, wider)
 
 
 def _last(counts: NDArray[np.float64]) -> NDArray[np.float64]:

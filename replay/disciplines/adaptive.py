@@ -21,7 +21,7 @@ from partita.kernels.deferred import room_for, serve
 from partita.kernels.splice import cut
 from partita.model.load import Arrivals
 from partita.ports import Pool, Served
-from partita.replay.disciplines.backlog import served
+from partita.replay.disciplines.backlog import blank_account, served
 from partita.replay.disciplines.deferred import at_work, rules_of, tell
 
 COMPETITORS = (
@@ -157,7 +157,8 @@ class Adaptive:
         step = state.step if state.pool is not None and _alike(state.pool, pool) else None
         for table in (state.table, *([step.table] if step else [])):
             table[:, columns.ROWS] += requests.offsets[:-1, np.newaxis]
-            tell(table, requests, pool)
+        if step is not None:
+            tell(step.table, requests, pool)
         heads = state.table[:, columns.HEAD].copy()
         run = _Run(requests, state.table, state.ranking, step, pool, state.at_ns)
         run.until(until_ns)
@@ -181,9 +182,10 @@ class _Run:
         at_ns: int,
     ) -> None:
         self.requests, self.ranking, self.step, self.pool, self.at_ns = requests, ranking, step, pool, at_ns
-        self.work, self.instances = at_work(table, requests, np.zeros((len(requests), 2), np.int64), pool)
+        account, self.log = blank_account(requests)
+        self.logged = 0
+        self.work, self.instances = at_work(table, requests, account, pool)
         self.queue = room_for(len(table), self.instances)
-        self.log, self.logged = empty_batches(len(requests)), 0
         any_rule = rules_of(pool, candidates.FRONTRUN)
         self.rules = [any_rule._replace(window=window, drop=drop) for window, drop in COMPETITORS]
         self.again: _Again | None = None

@@ -24,7 +24,7 @@ class Guess:
         self.name = name
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
-        raise NotImplementedError
+        raise AssertionError("who lists models asks none for a forecast")
 
 
 class Brings:
