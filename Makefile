@@ -82,7 +82,7 @@ bench-policies: $(TEST) ## compare the policies on real traces (needs PARTITA_RE
 bench-days: $(TEST) ## replay ten real days, 2.4 billion requests (needs PARTITA_REFERENCE_DIR; up to half an hour)
 	@$(BIN)/python tests/bench/bench_days.py $(DAYS)
 
-bench-forecast: $(PEERS) ## compare the forecasters with those of others (needs PARTITA_REFERENCE_DIR; one or two hours; FORECAST="--series 3" takes less)
+bench-forecast: $(PEERS) ## compare the forecasters with those of others (needs PARTITA_REFERENCE_DIR; one or two hours; FORECAST="--series 3 --keep folder" takes less)
 	@$(PEERS_VENV)/bin/python tests/bench/bench_forecast.py $(FORECAST)
 
 clean: ## remove .venv, build outputs and caches (never the database)

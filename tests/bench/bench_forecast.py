@@ -12,6 +12,7 @@ in P95 loss over all horizons.
     --series N          series a group at most (12)
     --origins N         origins a series (8)
     --groups TEXT       only groups whose name holds this
+    --keep FOLDER       keep there what others forecast, and take it from there the next time
     --json FILE         write every score there
 """
 
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from forecast_peers import peers
 from forecast_series import Group, groups
+from kept_backtests import kept_backtest, with_others
 
 from partita.controller.backtesting import choose_models, known_models
 from partita.errors import ForecastError
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     ours, others = _models(asked)
     print(f"{_cpu()}, {os.cpu_count()} cores, {date.today()}, {Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}")
-    runs = list(_played([*ours, *others], asked))
+    runs = list(_played(ours, others, asked))
     if not runs:
         print("No group could be forecast.", file=sys.stderr)
         return 2
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for name in ("--ours", "--models", "--peers", "--groups", "--json"):
+    for name in ("--ours", "--models", "--peers", "--groups", "--keep", "--json"):
         parser.add_argument(name, default="")
     parser.add_argument("--series", type=int, default=12)
     parser.add_argument("--origins", type=int, default=8)
@@ -125,8 +127,9 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def _played(models: Sequence[Forecaster], asked: argparse.Namespace) -> list[Run]:
+def _played(ours: Sequence[Forecaster], others: Sequence[Forecaster], asked: argparse.Namespace) -> list[Run]:
     runs = []
+    folder = Path(asked.keep) if asked.keep else None
     for group in groups(asked.series):
         if asked.groups not in group.name:
             continue
@@ -136,10 +139,16 @@ def _played(models: Sequence[Forecaster], asked: argparse.Namespace) -> list[Run
             # Origins must leave room for the longest horizon, or it would be judged by few of them.
             room = round(max(group.horizons_s) / group.load.step_s)
             choose_origins(group.load, settings)
-            found = backtest(group.load, models, replace(settings, least_after=room), clock=perf_counter)
+            settings = replace(settings, least_after=room)
+            found = backtest(group.load, ours, settings, clock=perf_counter)
         except ForecastError as problem:
             print(f"{group.name}: {problem}")
             continue
+        for peer in others:
+            try:
+                with_others(found, peer.name, kept_backtest(folder, group.load, peer, settings, perf_counter))
+            except ForecastError as problem:
+                found.failed[peer.name] = str(problem)
         runs.append(Run(group, found))
         gave_up = "".join(f"; {name} gave up: {why}" for name, why in found.failed.items())
         print(f"{group.name}: {len(group.load.services)} series, {monotonic() - begun:.0f} s{gave_up}", flush=True)
