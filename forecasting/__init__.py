@@ -14,7 +14,7 @@ NEAR: Forecaster = Smoothing()
 FAR: Forecaster = SeasonalNaive()
 """What forecasts the next epochs unless a setting names another."""
 
-BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=360)
+BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=360, renewed=30)
 """A blend for the near forecast: nothing in it looks back a day."""
 
 BLEND = Blend()

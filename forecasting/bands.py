@@ -91,12 +91,17 @@ def unit_features(
 
 
 def errors_so_far(
-    middle: NDArray[np.float64], came: NDArray[np.float64], origins: NDArray[np.int64], ahead: int, day: float
+    middle: NDArray[np.float64],
+    came: NDArray[np.float64],
+    origins: NDArray[np.int64],
+    ahead: int,
+    day: float,
+    at: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the recent and the usual mean error known at each origin."""
+    """Return the recent and the usual mean error known at each of the steps `at`."""
     missed = np.abs(came - middle)
-    usual, _ = running_loss(missed, origins, ahead, origins, USUAL_DAYS * day)
-    recent, mass = running_loss(missed, origins, ahead, origins, max(RECENT_DAYS * day, 3.0))
+    usual, _ = running_loss(missed, origins, ahead, at, USUAL_DAYS * day)
+    recent, mass = running_loss(missed, origins, ahead, at, max(RECENT_DAYS * day, 3.0))
     return np.where(mass > 0, recent, usual), usual
 
 

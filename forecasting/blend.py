@@ -1,14 +1,15 @@
 """The blend: what a handful of models foretell, combined by how they have done, with quantiles from its own errors.
 
-Stateless: everything is judged anew on the history given, from origins inside it, so the same rows give the same
-forecast live and in replay.
+What takes long to learn (parameters, weights, bands) is learned anew every `renewed` steps, on the history up to then;
+every forecast takes it up with the newest counts. Which step that is follows from the time alone, so the same rows give
+the same forecast, live and in replay; what was learned last is kept only to save learning it again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +18,21 @@ from partita.forecasting.bands import (
     FULL_LEVEL,
     LATE_STEPS,
     Band,
-    Judged,
     errors_so_far,
     learn,
     spread_lines,
     unit_features,
 )
 from partita.forecasting.change import widened, widening
-from partita.forecasting.history import measured_counts
+from partita.forecasting.history import LEAST_MEASURED, measured_counts
+from partita.forecasting.judging import fitting, judge, what_came
 from partita.forecasting.naive import LevelRatio, Recent, SameTime
-from partita.forecasting.origins import DENSE, MOST_ORIGINS, judged_horizons, judged_origins
-from partita.forecasting.past import DAY_S, HORIZONS, Model, Past, Rule
+from partita.forecasting.origins import DENSE, MOST_ORIGINS, judged_horizons
+from partita.forecasting.past import DAY_S, HORIZONS, Model, Parameters, Past, Rule
 from partita.forecasting.quantiles import LEVELS, sound_forecast
 from partita.forecasting.regression import Autoregression
 from partita.forecasting.theta import Exponential, Theta
-from partita.forecasting.weights import FORGET_DAYS, combine, middle
+from partita.forecasting.weights import middle
 from partita.model.load import Forecast, Load
 
 LATE: tuple[Model, ...] = (
@@ -56,6 +57,41 @@ SEASONAL: tuple[Model, ...] = (
 )
 """Models that look at former days."""
 
+SHORT = 4
+"""A history of less than so many renewals is learned whole at every forecast: there is little of it, all of it new."""
+
+MOST_TOGETHER = 2_000
+"""Services learned together: more are taken in parts, which bounds memory; so many tell enough of each other."""
+
+MOST_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lessons:
+    """What a blend has learned of the first `length` steps of a past, for some steps and levels.
+
+    `middles` holds what was foretold at each of the horizons `at` from each of the `origins`; `weights`,
+    ``(models, services)``, and `bands` are by horizon.
+    """
+
+    members: tuple[Model, ...]
+    parameters: tuple[Parameters, ...]
+    length: int
+    at: tuple[int, ...]
+    origins: NDArray[np.int64]
+    middles: tuple[NDArray[np.float64], ...]
+    weights: tuple[NDArray[np.float64], ...]
+    bands: tuple[Band, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """What was learned last, and what from."""
+
+    asked: tuple[int, tuple[float, ...], float, tuple[str, ...]]
+    counts: NDArray[np.float64]
+    lessons: Lessons
+
 
 @dataclass(frozen=True, slots=True)
 class Blend:
@@ -66,89 +102,146 @@ class Blend:
     horizons: int = HORIZONS
     origins: int = MOST_ORIGINS
     window: int | None = None
-    """Newest steps that it looks at; None: all."""
+    """Newest steps that it learns from; None: all."""
+    renewed: int = 36
+    """Steps after which it learns anew."""
+    _kept: list[_Kept] = field(default_factory=list, compare=False, repr=False)
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if a service has fewer than two measured steps."""
-        past = Past.of(measured_counts(history, self.window), history.step_s)
-        asked = np.asarray(levels, dtype=np.float64)
-        wanted = np.unique(np.append(asked, FULL_LEVEL))
-        members = fitting(self.members, past)
-        rules = [model.fitted(past, steps) for model in members]
-        judged, weights = judge(past, rules, judged_horizons(steps, past, self.horizons), self.origins)
-        ahead = np.arange(1, steps + 1)
-        expected = _foretell(past, rules, weights, [j.ahead for j in judged], ahead)
-        size = past.total[:, -1] / past.known[:, -1] + 0.05
-        bands = [learn(each, wanted, size) for each in judged]
-        lines = _carry(judged, bands, expected, wanted)
-        usual = judged[0].features[3, :, -1]
-        newest = (judged[0].came - judged[0].middle)[:, -DENSE - 1 :]
-        lines = widened(lines, expected, widening(newest, usual))
+        number = len(history.services)
+        if number > MOST_TOGETHER:
+            parts = np.array_split(np.arange(number), -(-number // MOST_TOGETHER))
+            return _joined(history, [self.forecast(_part(history, p), steps=steps, levels=levels) for p in parts])
+        counts, learned_from = self.seen(history)
+        wanted = np.unique(np.append(np.asarray(levels, dtype=np.float64), FULL_LEVEL))
+        lessons = self._learned(counts[:, :learned_from], history, steps, wanted)
+        past = Past.of(counts, history.step_s)
+        rules = [m.rule(past, p) for m, p in zip(lessons.members, lessons.parameters, strict=True)]
+        expected = _foretell(past, rules, lessons, steps)
+        recent, usual, newest = _late_errors(past, rules, lessons)
+        lines = _carry(past, lessons, expected, (recent, usual), wanted)
+        lines = widened(lines, expected, widening(newest, usual[:, 0]))
         return sound_forecast(
             history,
             expected,
-            lines[:, np.searchsorted(wanted, asked)],
+            lines[:, np.searchsorted(wanted, levels)],
             levels=levels,
-            model=self._explain(members, weights[0], past),
+            model=self._explain(lessons, past),
             used_steps=past.length,
         )
 
-    def _explain(self, members: Sequence[Model], weights: NDArray[np.float64], past: Past) -> str:
+    def seen(self, history: Load) -> tuple[NDArray[np.float64], int]:
+        """Return the counts that it looks at, and how many of their first steps it learns from.
+
+        Those end at a multiple of `renewed` steps since time zero, and begin where all histories up to the next
+        multiple reach back to, however they were cut.
+        """
+        counts = measured_counts(history)
+        late = round(history.end_s / history.step_s) % self.renewed
+        if counts.shape[1] - late < SHORT * self.renewed:
+            late = 0
+        held = min(counts.shape[1] - late, self.window or counts.shape[1])
+        unit = SHORT * self.renewed
+        if self.window is None and held > 2 * SHORT * unit:
+            # a history that drops a step for each new one is still cut at the same step until the next renewal
+            held -= held % unit
+        taken = counts[:, -(held + late) :]
+        if (np.isfinite(taken[:, :held]).sum(axis=1) < LEAST_MEASURED).any():
+            return counts, counts.shape[1]
+        return taken, held
+
+    def _learned(self, counts: NDArray[np.float64], history: Load, steps: int, levels: NDArray[np.float64]) -> Lessons:
+        asked = (steps, tuple(levels.tolist()), history.step_s, history.services)
+        for kept in self._kept:
+            if kept.asked == asked and _same(kept.counts, counts):
+                return kept.lessons
+        lessons = self._learn(Past.of(counts, history.step_s), steps, levels)
+        self._kept[:] = [_Kept(asked, counts.copy(), lessons), *self._kept[: MOST_KEPT - 1]]
+        return lessons
+
+    def _learn(self, past: Past, steps: int, levels: NDArray[np.float64]) -> Lessons:
+        members = fitting(self.members, past)
+        parameters = tuple(model.learned(past, steps) for model in members)
+        rules = [m.rule(past, p) for m, p in zip(members, parameters, strict=True)]
+        judged, weights = judge(past, rules, judged_horizons(steps, past, self.horizons), self.origins)
+        size = past.total[:, -1] / past.known[:, -1] + 0.05
+        return Lessons(
+            members,
+            parameters,
+            past.length,
+            tuple(j.ahead for j in judged),
+            judged[0].origins,
+            tuple(j.middle for j in judged),
+            tuple(weights),
+            tuple(learn(j, levels, size) for j in judged),
+        )
+
+    def _explain(self, lessons: Lessons, past: Past) -> str:
         """Say who leads at the next step, and what the history was too short for."""
-        leads = Counter(members[i].name for i in np.argmax(weights, axis=0))
+        members = lessons.members
+        leads = Counter(members[i].name for i in np.argmax(lessons.weights[0], axis=0))
         first = ", ".join(f"{name} leads for {number}" for name, number in leads.most_common(3))
         text = f"{self.name} of {len(members)} models: {first}" if len(members) > 1 else members[0].name
         missing = [model for model in self.members if model not in members]
         if missing:
-            days = past.length * past.step_s / DAY_S
+            days = lessons.length * past.step_s / DAY_S
             need = min(model.days() for model in missing)
             why = f"the history of {days:.2f} days is too short for {len(missing)} models (the first needs {need:g})"
             text += f"; {why if past.day else 'no daily cycle: a day is no whole number of steps'}"
         return text
 
 
-def fitting(members: Sequence[Model], past: Past) -> tuple[Model, ...]:
-    """Return the members that the history is long enough for; the last value where there is none."""
-    fit = tuple(
-        model for model in members if model.days() == 0 or (past.day and past.length >= model.days() * past.day)
+def _same(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    return one.shape == other.shape and np.array_equal(one, other, equal_nan=True)
+
+
+def _part(history: Load, rows: NDArray[np.int64]) -> Load:
+    return replace(history, services=tuple(history.services[n] for n in rows), counts=history.counts[rows])
+
+
+def _joined(history: Load, parts: Sequence[Forecast]) -> Forecast:
+    first = parts[0]
+    rps = np.concatenate([part.rps for part in parts])
+    return replace(
+        first, services=history.services, rps=rps, model=f"{first.model} (of the first {len(first.services)})"
     )
-    return fit or (Recent(),)
 
 
-def judge(
-    past: Past, rules: Sequence[Rule], at: NDArray[np.int64], most: int
-) -> tuple[list[Judged], list[NDArray[np.float64]]]:
-    """Forecast from origins in the past at some horizons; return what was foretold and came, and the newest weights."""
-    origins = judged_origins(past, most)
-    day = float(past.day or past.length)
-    late = past.change(origins, LATE_STEPS)
-    judged, weights = [], []
-    for h in at:
-        expected = np.stack([rule(origins, np.full_like(origins, h)) for rule in rules])
-        target = origins + h
-        inside = target < past.length
-        came = np.where(inside, past.counts[:, np.minimum(target, past.length - 1)], np.nan)
-        combined, weight = combine(expected, came, origins, int(h), FORGET_DAYS * day)
-        recent, usual = errors_so_far(combined, came, origins, int(h), day)
-        features = unit_features(combined, recent, usual, late)
-        judged.append(Judged(int(h), origins, combined, came, features))
-        weights.append(weight)
-    return judged, weights
-
-
-def _foretell(
-    past: Past,
-    rules: Sequence[Rule],
-    weights: Sequence[NDArray[np.float64]],
-    at: Sequence[int],
-    ahead: NDArray[np.int64],
-) -> NDArray[np.float64]:
+def _foretell(past: Past, rules: Sequence[Rule], lessons: Lessons, steps: int) -> NDArray[np.float64]:
     """Combine what the rules foretell from the newest step; weights are linear between the horizons judged."""
+    ahead = np.arange(1, steps + 1)
     newest = np.full_like(ahead, past.length - 1)
     expected = np.stack([rule(newest, ahead) for rule in rules])
-    between = _between(np.asarray(at), ahead)
-    weight = np.stack(weights, axis=-1) @ between
-    return middle(expected, weight, np.arange(len(ahead)))
+    weight = np.stack(lessons.weights, axis=-1) @ _between(np.asarray(lessons.at), ahead)
+    return middle(expected, weight, np.arange(steps))
+
+
+def _late_errors(
+    past: Past, rules: Sequence[Rule], lessons: Lessons
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the recent and the usual mean error at each horizon judged, ``(services, horizons)``, as known by now.
+
+    And the newest errors at the first of them, ``(services, steps)``. Steps after the lessons count for the recent one.
+    """
+    since = np.arange(lessons.length, past.length)
+    day, now = float(past.day or lessons.length), np.array([past.length - 1])
+    recent, usual, first = [], [], None
+    for h, kept, weight in zip(lessons.at, lessons.middles, lessons.weights, strict=True):
+        foretold, origins = kept, lessons.origins
+        if len(since):
+            expected = np.stack([rule(since, np.full_like(since, h)) for rule in rules])
+            late = middle(expected, weight[:, :, None], np.zeros_like(since))
+            foretold, origins = np.hstack([kept, late]), np.concatenate([origins, since])
+        came = what_came(past, origins, h)
+        then = slice(None, len(lessons.origins))
+        lately, _ = errors_so_far(foretold, came, origins, h, day, now)
+        _, usually = errors_so_far(kept, came[:, then], origins[then], h, day, now)
+        recent.append(lately[:, 0])
+        usual.append(usually[:, 0])
+        first = (came - foretold)[:, -DENSE - 1 :] if first is None else first
+    assert first is not None, "there is a horizon of one step at least"
+    return np.stack(recent, axis=1), np.stack(usual, axis=1), first
 
 
 def _between(at: NDArray[np.int64], ahead: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -157,16 +250,17 @@ def _between(at: NDArray[np.int64], ahead: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _carry(
-    judged: Sequence[Judged],
-    bands: Sequence[Band],
+    past: Past,
+    lessons: Lessons,
     expected: NDArray[np.float64],
+    errors: tuple[NDArray[np.float64], NDArray[np.float64]],
     levels: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Carry the bands from the horizons judged to every step; beyond the last they grow with its root."""
-    at, ahead = np.array([j.ahead for j in judged]), np.arange(1, expected.shape[1] + 1)
+    at, ahead, bands = np.array(lessons.at), np.arange(1, expected.shape[1] + 1), lessons.bands
     between = _between(at, ahead)
-    recent, usual = (np.stack([j.features[i, :, -1] for j in judged], axis=-1) @ between for i in (2, 3))
-    late = judged[0].features[4, :, -1:]
+    recent, usual = (each @ between for each in errors)
+    late = past.change(np.array([past.length - 1]), LATE_STEPS)
     carried = Band(
         {name: np.stack([b.quantiles[name] for b in bands], axis=-1) @ between for name in bands[-1].quantiles},
         {name: np.stack([b.weights[name] for b in bands], axis=-1) @ between for name in bands[-1].quantiles},

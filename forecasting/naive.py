@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.past import Past, Rule, Steps, seasons_back
+from partita.forecasting.past import Parameters, Past, Rule, Steps, seasons_back
 
 MOST_RATIO = 4.0
 """Largest factor, up or down, by which a former day's curve is brought to the level of late."""
@@ -24,8 +24,12 @@ class Recent:
         """Return the days of history it needs."""
         return 0.0
 
-    def fitted(self, past: Past, steps: int) -> Rule:
-        """Return the rule."""
+    def learned(self, past: Past, steps: int) -> Parameters:
+        """Choose nothing."""
+        return ()
+
+    def rule(self, past: Past, parameters: Parameters) -> Rule:
+        """Return how it foretells."""
         return lambda origins, _ahead: past.level(origins, self.width)
 
 
@@ -41,11 +45,15 @@ class SameTime:
         """Return the days of history it needs: one season to repeat, and half of one to be judged on."""
         return 1.5 * self.period if self.times == 1 else self.times + 1.0
 
-    def fitted(self, past: Past, steps: int) -> Rule:
-        """Return the rule."""
+    def learned(self, past: Past, steps: int) -> Parameters:
+        """Choose nothing."""
+        return ()
+
+    def rule(self, past: Past, parameters: Parameters) -> Rule:
+        """Return how it foretells."""
         season = past.day * self.period
 
-        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+        def foretold(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             total, number = np.zeros((2, past.counts.shape[0], len(origins)))
             for back in range(self.times):
                 value = former(past, origins + ahead - (seasons_back(ahead, season) + back) * season)
@@ -54,7 +62,7 @@ class SameTime:
                 number += known
             return np.where(number > 0, total / np.maximum(number, 1.0), past.level(origins, 1))
 
-        return rule
+        return foretold
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +81,15 @@ class LevelRatio:
         """Return the days of history it needs."""
         return 1.5 if self.times == 1 else self.times + 1.0
 
-    def fitted(self, past: Past, steps: int) -> Rule:
-        """Return the rule."""
+    def learned(self, past: Past, steps: int) -> Parameters:
+        """Choose nothing."""
+        return ()
+
+    def rule(self, past: Past, parameters: Parameters) -> Rule:
+        """Return how it foretells."""
         width = max(1, round(self.width_s / past.step_s))
 
-        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+        def foretold(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             late = past.level(origins, width)
             spare = 1.0 + 0.05 * past.level(origins, past.day)
             curves = []
@@ -89,7 +101,7 @@ class LevelRatio:
             middle = median_known(np.stack(curves))
             return np.where(np.isfinite(middle), middle, past.level(origins, 1))
 
-        return rule
+        return foretold
 
 
 def former(past: Past, steps: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from partita.kernels.blending import look_at
 
 DAY_S = 86_400.0
 
@@ -15,6 +17,12 @@ HORIZONS = 7
 """Horizons at which forecasts are judged; what is found there is carried to those in between."""
 
 Steps = NDArray[np.int64]
+
+FEW = 8
+"""A level asked for at less than this part of all steps is found for them alone."""
+
+Parameters = tuple[NDArray[Any], ...]
+"""What a model has chosen, by service or for all; empty where there is nothing to choose."""
 
 Rule = Callable[[Steps, Steps], NDArray[np.float64]]
 """Expected counts ``(services, origins)`` so many steps after each origin, from what was known up to it.
@@ -45,20 +53,12 @@ class Past:
     @classmethod
     def of(cls, counts: NDArray[np.float64], step_s: float) -> Past:
         """Look at counts of steps of `step_s` seconds; every service has at least one measured."""
-        measured = np.isfinite(counts)
-        latest = np.maximum.accumulate(np.where(measured, np.arange(counts.shape[1]), -1), axis=1)
-        first = np.argmax(measured, axis=1)[:, None]
-        filled = np.take_along_axis(counts, np.maximum(latest, first), axis=1)
+        services, length = counts.shape
+        filled, known, total = np.empty_like(counts), np.zeros((services, length + 1)), np.zeros((services, length + 1))
+        look_at(np.ascontiguousarray(counts), filled, known, total)
         day = round(DAY_S / step_s)
         whole = day > 1 and abs(day * step_s - DAY_S) < 1e-6 * DAY_S
-        return cls(
-            counts,
-            filled,
-            _running(measured.astype(np.float64)),
-            _running(np.where(measured, counts, 0.0)),
-            step_s,
-            day if whole else 0,
-        )
+        return cls(counts, filled, known, total, step_s, day if whole else 0)
 
     @property
     def length(self) -> int:
@@ -73,17 +73,19 @@ class Past:
         at = np.clip(at, 0, self.length - 1)
         if width == 1:
             return np.take(self.filled, at, axis=1)
+        if width not in self.levels and len(at) < self.length // FEW:
+            return self._level(at, width)
         if width not in self.levels:
             # most models ask for the same few widths, from many origins
-            self.levels[width] = self._level(width)
+            self.levels[width] = self._level(np.arange(self.length), width)
         return np.take(self.levels[width], at, axis=1)
 
-    def _level(self, width: int) -> NDArray[np.float64]:
-        since = np.maximum(np.arange(1, self.length + 1) - width, 0)
-        number = self.known[:, 1:] - np.take(self.known, since, axis=1)
-        total = self.total[:, 1:] - np.take(self.total, since, axis=1)
+    def _level(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+        since = np.maximum(at + 1 - width, 0)
+        number = np.take(self.known, at + 1, axis=1) - np.take(self.known, since, axis=1)
+        total = np.take(self.total, at + 1, axis=1) - np.take(self.total, since, axis=1)
         # running sums round: what is left of a burst must not make the silence after it negative
-        return np.where(number > 0, np.maximum(total, 0.0) / np.maximum(number, 1.0), self.filled)
+        return np.where(number > 0, np.maximum(total, 0.0) / np.maximum(number, 1.0), np.take(self.filled, at, axis=1))
 
     def change(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         """Return the mean absolute change from step to step over the `width` steps up to each step."""
@@ -115,12 +117,15 @@ class Model(Protocol):
         """Return the days of history below which it has nothing to say."""
         ...
 
-    def fitted(self, past: Past, steps: int) -> Rule:
+    def learned(self, past: Past, steps: int) -> Parameters:
         """Choose parameters on the past, for forecasts of up to `steps` steps."""
         ...
 
+    def rule(self, past: Past, parameters: Parameters) -> Rule:
+        """Return how it foretells with these parameters, which an earlier part of the same past may have given."""
+        ...
 
-def _running(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    running = np.zeros((values.shape[0], values.shape[1] + 1))
-    np.cumsum(values, axis=1, out=running[:, 1:])
-    return running
+
+def fitted(model: Model, past: Past, steps: int) -> Rule:
+    """Return how a model foretells with what it learns of the whole past."""
+    return model.rule(past, model.learned(past, steps))

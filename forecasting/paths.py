@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from partita.errors import ForecastError
-from partita.forecasting.blend import Blend, fitting, judge
-from partita.forecasting.history import LEAST_MEASURED, measured_counts
+from partita.forecasting.blend import Blend
+from partita.forecasting.history import LEAST_MEASURED
+from partita.forecasting.judging import fitting, judge
 from partita.forecasting.origins import judged_horizons
-from partita.forecasting.past import Past
+from partita.forecasting.past import Past, fitted
 from partita.model.load import Forecast, Load
 
 MOST_ERRORS = 20_000_000
@@ -37,8 +38,8 @@ def past_errors(blend: Blend, history: Load, steps: int) -> PastErrors:
 
     An error that is not known (a step was not measured) counts as none; ForecastError where there is none at all.
     """
-    past = Past.of(measured_counts(history, blend.window), history.step_s)
-    rules = [model.fitted(past, steps) for model in fitting(blend.members, past)]
+    past = Past.of(blend.seen(history)[0], history.step_s)
+    rules = [fitted(model, past, steps) for model in fitting(blend.members, past)]
     farthest = judged_horizons(steps, past, blend.horizons)
     every = np.arange(1, int(farthest[-1]) + 1)
     fits = past.counts.shape[0] * len(every) * blend.origins <= MOST_ERRORS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.past import Past, Rule, Steps, seasons_back, spaced_horizons
+from partita.forecasting.past import Parameters, Past, Rule, Steps, seasons_back, spaced_horizons
 
 MOST_ROWS = 20_000
 """Rows that coefficients are learned from: many more than coefficients, few enough to cost milliseconds."""
@@ -31,19 +31,24 @@ class Autoregression:
         """Return the days of history it needs."""
         return 3.0
 
-    def fitted(self, past: Past, steps: int) -> Rule:
+    def learned(self, past: Past, steps: int) -> Parameters:
         """Learn the coefficients at a few horizons."""
         unit = past.level(np.arange(past.length), past.day) + 1.0
         at = spaced_horizons(min(steps, past.length // 3))
-        learned = np.stack([self._learn(past, unit, int(h)) for h in at])
+        return at, np.stack([self._learn(past, unit, int(h)) for h in at])
 
-        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+    def rule(self, past: Past, parameters: Parameters) -> Rule:
+        """Return how it foretells: between the horizons learned at, coefficients are linear."""
+        at, learned = parameters
+
+        def foretold(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             weights = np.array([np.interp(ahead, at, learned[:, i]) for i in range(learned.shape[1])])
+            unit = past.level(origins, past.day) + 1.0
             expected = np.einsum("fo,fso->so", weights, _features(past, unit, origins, ahead))
-            scaled: NDArray[np.float64] = np.maximum(expected, 0.0) * unit[:, origins]
+            scaled: NDArray[np.float64] = np.maximum(expected, 0.0) * unit
             return scaled
 
-        return rule
+        return foretold
 
     def _learn(self, past: Past, unit: NDArray[np.float64], ahead: int) -> NDArray[np.float64]:
         """Solve for one horizon, on origins spread evenly over the past from the second day on."""
@@ -51,7 +56,7 @@ class Autoregression:
         first = min(2 * past.day, last - 1)
         number = max(1, min(last - first, MOST_ROWS // past.counts.shape[0]))
         origins = np.unique(np.linspace(first, last - 1, number).astype(np.int64))
-        features = _features(past, unit, origins, np.full_like(origins, ahead))
+        features = _features(past, unit[:, origins], origins, np.full_like(origins, ahead))
         came = past.counts[:, origins + ahead] / unit[:, origins]
         known = np.isfinite(came)
         rows, wanted = features[:, known], np.minimum(came[known], LARGEST)
@@ -60,9 +65,9 @@ class Autoregression:
         return np.asarray(np.linalg.solve(gram + shrink * np.eye(len(gram)), rows @ wanted), dtype=np.float64)
 
 
-def _features(past: Past, unit: NDArray[np.float64], origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+def _features(past: Past, level: NDArray[np.float64], origins: Steps, ahead: Steps) -> NDArray[np.float64]:
     """Return what the coefficients multiply, ``(features, services, origins)``, in units of the level."""
-    level, day = unit[:, origins], past.day
+    day = past.day
     hour = max(1, round(3600.0 / past.step_s))
     late = [past.filled[:, np.maximum(origins - back, 0)] for back in (0, 1, 2)]
     late += [past.level(origins, width) for width in (hour, 6 * hour)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from partita.forecasting.history import measured_counts
 from partita.forecasting.quantiles import LEVELS, error_quantiles, horizons, make_forecast, scatter, spread
-from partita.kernels.smoothing import smooth_best
+from partita.kernels.smoothing import smooth, smooth_best
 from partita.model.load import Forecast, Load
 
 GRID = np.array(
@@ -98,6 +98,15 @@ def best_states(
         chosen,
     )
     return levels.T, trends.T, chosen
+
+
+def states(counts: NDArray[np.float64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return level and trend ``(services, steps)`` after each step of counts ``(steps, services)``, by chosen rows."""
+    known = np.isfinite(counts)
+    level, trend = _start(np.where(known, counts, 0.0), known, GRID[chosen, 1] > 0)
+    levels, trends = np.empty((2, *counts.T.shape))
+    smooth(np.where(known, counts, np.nan).T.copy(), level, trend, GRID[chosen], levels, trends)
+    return levels, trends
 
 
 def _start(

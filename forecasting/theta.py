@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.past import Past, Rule, Steps, seasons_back
-from partita.forecasting.smoothing import GRID, best_states, reach
+from partita.forecasting.past import Parameters, Past, Rule, Steps, seasons_back
+from partita.forecasting.smoothing import GRID, best_states, reach, states
+from partita.kernels.blending import line_slopes
 
 Shape = Callable[[Steps, Steps], NDArray[np.float64]]
 
@@ -28,13 +29,22 @@ class Exponential:
         """Return the days of history it needs."""
         return 0.0
 
-    def fitted(self, past: Past, steps: int) -> Rule:
+    def learned(self, past: Past, steps: int) -> Parameters:
         """Choose the rows."""
-        level, trend, chosen = _states(past.counts, steps)
-        carried = np.stack([reach(h, GRID[:, 2]) for h in range(1, steps + 1)], axis=1)
-        return lambda origins, ahead: np.maximum(
-            level[:, origins] + trend[:, origins] * carried[chosen[:, None], ahead - 1], 0.0
-        )
+        return (_chosen(past.counts, steps),)
+
+    def rule(self, past: Past, parameters: Parameters) -> Rule:
+        """Return how it foretells."""
+        (chosen,) = parameters
+        level, trend = states(past.counts.T, chosen)
+
+        def foretold(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+            far, which = np.unique(ahead, return_inverse=True)
+            carried = np.stack([reach(int(h), GRID[:, 2]) for h in far], axis=1)[chosen]
+            expected: NDArray[np.float64] = level[:, origins] + trend[:, origins] * carried[:, which]
+            return np.maximum(expected, 0.0)
+
+        return foretold
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +58,39 @@ class Theta:
         """Return the days of history it needs."""
         return 2.5
 
-    def fitted(self, past: Past, steps: int) -> Rule:
+    def learned(self, past: Past, steps: int) -> Parameters:
         """Take out the shape and choose the rows."""
-        shape = _shape(past, self.times)
-        every = np.arange(past.length)
-        plain = past.counts / shape(every, np.zeros_like(every))
-        level, _, _ = _states(plain, min(steps, past.day // 6))
-        slope = _slope(plain)
+        return (_chosen(_plain(past, _shape(past, self.times)), min(steps, past.day // 6)),)
 
-        def rule(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
+    def rule(self, past: Past, parameters: Parameters) -> Rule:
+        """Return how it foretells."""
+        (chosen,) = parameters
+        shape = _shape(past, self.times)
+        plain = _plain(past, shape)
+        level, _ = states(plain.T, chosen)
+        slope = np.empty_like(plain)
+        line_slopes(plain, slope)
+
+        def foretold(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
             expected = level[:, origins] + 0.5 * ahead * slope[:, origins]
             return np.maximum(expected, 0.0) * shape(origins, ahead)
 
-        return rule
+        return foretold
 
 
-def _states(
-    counts: NDArray[np.float64], steps: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Smooth counts ``(services, steps)``; return level, trend and the number of the row, best at 1 step and some."""
+def _chosen(counts: NDArray[np.float64], steps: int) -> NDArray[np.int64]:
+    """Choose the row of the grid for each of some counts ``(services, steps)``, best at 1 step and some more."""
     first = min(9, counts.shape[1] // 3)
     farthest = max(1, min(steps, counts.shape[1] - first - 8))
-    level, trend, chosen = best_states(counts.T, first, sorted({1, max(1, farthest // 3)}))
-    return level.T, trend.T, chosen
+    _, _, chosen = best_states(counts.T, first, sorted({1, max(1, farthest // 3)}))
+    return chosen
 
 
-def _slope(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the slope of the line through everything measured up to each step; 0 while that is less than two."""
-    known = np.isfinite(counts).astype(np.float64)
-    time = np.arange(counts.shape[1]) * known
-    values = np.where(known > 0, counts, 0.0)
-    number, times, sums = (np.cumsum(each, axis=1) for each in (known, time, values))
-    squares, products = np.cumsum(time * time, axis=1), np.cumsum(time * values, axis=1)
-    apart = number * squares - times * times
-    slope: NDArray[np.float64] = np.where(number > 1, (number * products - times * sums) / np.maximum(apart, 1.0), 0.0)
-    return slope
+def _plain(past: Past, shape: Shape) -> NDArray[np.float64]:
+    """Return the counts without the shape of the day."""
+    every = np.arange(past.length)
+    plain: NDArray[np.float64] = past.counts / shape(every, np.zeros_like(every))
+    return plain
 
 
 def _shape(past: Past, times: int) -> Shape:

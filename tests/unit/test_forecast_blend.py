@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from partita.forecasting import BLEND, BLEND_NEAR, FORECASTERS, LEVELS, Blend
 from partita.forecasting.bands import least_tail, tailed
-from partita.forecasting.blend import LATE, SEASONAL, fitting
+from partita.forecasting.blend import LATE, SEASONAL
 from partita.forecasting.change import MOST, NARROWING, widened, widening
+from partita.forecasting.judging import fitting
 from partita.forecasting.naive import LevelRatio, Recent, SameTime, median_known
 from partita.forecasting.origins import judged_horizons, judged_origins
-from partita.forecasting.past import Model, Past
+from partita.forecasting.past import Model, Past, fitted
 from partita.forecasting.regression import Autoregression
 from partita.forecasting.theta import Exponential, Theta
 from partita.forecasting.weights import combine, running_loss, standing
@@ -44,13 +45,13 @@ def test_a_past_carries_on_what_was_measured_last() -> None:
 
 
 def test_recent_is_the_mean_of_the_last_measured() -> None:
-    rule = Recent("mean-3", 3).fitted(past([9.0, 1.0, nan, 3.0, 100.0]), 2)
+    rule = fitted(Recent("mean-3", 3), past([9.0, 1.0, nan, 3.0, 100.0]), 2)
     assert rule(steps(3, 3), steps(1, 2)).tolist() == [[2.0, 2.0]]
 
 
 def test_the_same_time_is_that_of_the_last_season_known() -> None:
     days = np.concatenate([100.0 * day + np.arange(DAY) for day in (1, 2, 3)])
-    once, twice = SameTime().fitted(past(days), 30), SameTime("days-2", 1, 2).fitted(past(days), 30)
+    once, twice = fitted(SameTime(), past(days), 30), fitted(SameTime("days-2", 1, 2), past(days), 30)
     # from the last step of the third day: 1 and 24 steps ahead lie a day back, 25 steps ahead two days
     assert once(steps(71, 71, 71), steps(1, 24, 25)).tolist() == [[300.0, 323.0, 300.0]]
     assert twice(steps(71), steps(1)).tolist() == [[250.0]]
@@ -58,7 +59,7 @@ def test_the_same_time_is_that_of_the_last_season_known() -> None:
 
 def test_a_level_ratio_scales_the_former_day() -> None:
     curve = 1000.0 + 500.0 * np.sin(2 * np.pi * np.arange(DAY) / DAY)
-    found = LevelRatio(width_s=HOUR_S).fitted(past(np.concatenate([curve, 1.5 * curve])), 5)(steps(47), steps(5))
+    found = fitted(LevelRatio(width_s=HOUR_S), past(np.concatenate([curve, 1.5 * curve])), 5)(steps(47), steps(5))
     # late 1.5 x then, each with 1 + 5 % of the day's mean (1500) added
     late, then, spare = 1.5 * curve[23], curve[23], 1.0 + 0.05 * 1500
     assert found[0, 0] == pytest.approx(1.5 * curve[4] * (late + spare) / (then + spare))
@@ -66,7 +67,7 @@ def test_a_level_ratio_scales_the_former_day() -> None:
 
 def test_a_level_ratio_does_not_explode_after_silence() -> None:
     counts = np.concatenate([np.zeros(DAY), np.full(DAY, 1e6)])
-    found = LevelRatio().fitted(past(counts), 1)(steps(DAY), steps(1))
+    found = fitted(LevelRatio(), past(counts), 1)(steps(DAY), steps(1))
     assert found[0, 0] <= 4 * counts.max()
 
 
@@ -79,7 +80,7 @@ def test_medians_leave_out_what_is_not_known() -> None:
 def test_models_of_a_daily_shape_find_a_clean_one(model: Theta | Autoregression) -> None:
     time = np.arange(8 * DAY)
     wave = 5000.0 + 3000.0 * np.sin(2 * np.pi * time / DAY)
-    rule = model.fitted(past(wave), DAY)
+    rule = fitted(model, past(wave), DAY)
     ahead = np.arange(1, DAY + 1)
     expected = 5000.0 + 3000.0 * np.sin(2 * np.pi * (time[-1] + ahead) / DAY)
     # a straight line between coefficients, and what is added to shares, leave a few hundredths of the swing of 6000
@@ -88,7 +89,7 @@ def test_models_of_a_daily_shape_find_a_clean_one(model: Theta | Autoregression)
 
 def test_exponential_smoothing_goes_on_with_a_line() -> None:
     line = 100 + 3.0 * np.arange(60)
-    rule = Exponential().fitted(past(line), 6)
+    rule = fitted(Exponential(), past(line), 6)
     assert rule(np.full(6, 59), np.arange(1, 7))[0] == pytest.approx(100 + 3.0 * np.arange(60, 66))
 
 
@@ -101,9 +102,9 @@ def test_no_model_looks_beyond_its_origin(model: Model) -> None:
     rng = np.random.default_rng(1)
     counts = rng.poisson(200, (2, 12 * DAY)).astype(np.float64)
     origin, ahead = np.full(30, 9 * DAY), np.arange(1, 31)
-    before = model.fitted(past(*counts), 30)(origin, ahead)
+    before = fitted(model, past(*counts), 30)(origin, ahead)
     counts[:, 9 * DAY + 1 :] *= 100
-    assert np.array_equal(model.fitted(past(*counts), 30)(origin, ahead), before)
+    assert np.array_equal(fitted(model, past(*counts), 30)(origin, ahead), before)
 
 
 def test_origins_end_with_the_newest_step_and_see_all_times_of_day() -> None:

@@ -1,7 +1,4 @@
-"""Combining what several models foretell: the middle of their weighted values, and what quantile lines would have lost.
-
-Both are loops over small sorted groups, which as array operations would sort millions of short rows.
-"""
+"""Loops of the blend that as array operations would pass over millions of values many times, or sort short rows."""
 
 from __future__ import annotations
 
@@ -72,3 +69,43 @@ def line_loss(
                 above = above_centre - unit[s, k] * quantile[s, i]
                 loss[s, i] += levels[i] * above if above >= 0.0 else (levels[i] - 1.0) * above
         loss[s, :] /= max(known, 1)
+
+
+@njit(cache=True)
+def look_at(
+    counts: NDArray[np.float64], filled: NDArray[np.float64], known: NDArray[np.float64], total: NDArray[np.float64]
+) -> None:
+    """Fill gaps, and running numbers and sums, of counts ``(services, steps)``: NaN and infinities are not measured.
+
+    `filled` carries the last measured count on, the first one backwards; `known` and `total` have shape
+    ``(services, steps + 1)`` and begin with zeros.
+    """
+    services, steps = counts.shape
+    for s in range(services):
+        first = 0
+        while first < steps - 1 and not np.isfinite(counts[s, first]):
+            first += 1
+        last = counts[s, first]
+        for t in range(steps):
+            measured = np.isfinite(counts[s, t])
+            if measured:
+                last = counts[s, t]
+            filled[s, t] = last
+            known[s, t + 1] = known[s, t] + (1.0 if measured else 0.0)
+            total[s, t + 1] = total[s, t] + (counts[s, t] if measured else 0.0)
+
+
+@njit(cache=True)
+def line_slopes(counts: NDArray[np.float64], slopes: NDArray[np.float64]) -> None:
+    """Fill `slopes` with that of the line through what was measured up to each step; 0 while that is less than two."""
+    for s in range(counts.shape[0]):
+        number, times, sums, squares, products = 0.0, 0.0, 0.0, 0.0, 0.0
+        for t in range(counts.shape[1]):
+            if not np.isnan(counts[s, t]):
+                number += 1.0
+                times += t
+                sums += counts[s, t]
+                squares += float(t) * t
+                products += t * counts[s, t]
+            apart = number * squares - times * times
+            slopes[s, t] = (number * products - times * sums) / max(apart, 1.0) if number > 1.0 else 0.0

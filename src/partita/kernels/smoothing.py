@@ -51,6 +51,28 @@ def smooth_best(
 
 
 @njit(cache=True)
+def smooth(
+    counts: NDArray[np.float64],
+    level: NDArray[np.float64],
+    trend: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    trends: NDArray[np.float64],
+) -> None:
+    """Fill `levels` and `trends` with each service's states under its own row of parameters (see `smooth_best`)."""
+    for s in range(counts.shape[0]):
+        now, slope = level[s], trend[s]
+        for t in range(counts.shape[1]):
+            slope *= rows[s, DAMPING]
+            now += slope
+            if not np.isnan(counts[s, t]):
+                missed = counts[s, t] - now
+                now += rows[s, LEVEL] * missed
+                slope += rows[s, LEVEL] * rows[s, TREND] * missed
+            levels[s, t], trends[s, t] = now, slope
+
+
+@njit(cache=True)
 def _smooth(
     counts: NDArray[np.float64],
     level: NDArray[np.float64],
