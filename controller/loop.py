@@ -52,7 +52,9 @@ FAR_HOOKS = ("propose_geometry", "propose_placement")
 WISH_HOOKS = ("propose_batching", *FAR_HOOKS)
 """Hooks whose suggestions hold until another is made."""
 
-NEAR_STEPS_KEPT = 360
+NEAR_STEPS_KEPT = 512
+"""What the near blend learns from, and the steps since it last did."""
+
 FAR_STEPS_KEPT = 4096
 FAR_STEPS = 3
 """Epochs that the far forecast looks ahead."""

@@ -8,26 +8,26 @@ from partita.forecasting.seasonal import SeasonalNaive
 from partita.forecasting.smoothing import Smoothing
 from partita.ports import Forecaster
 
-NEAR: Forecaster = Smoothing()
-"""What forecasts the next seconds to minutes unless a setting names another."""
-
-FAR: Forecaster = SeasonalNaive()
-"""What forecasts the next epochs unless a setting names another."""
-
-BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=360, renewed=30)
-"""A blend for the near forecast: nothing in it looks back a day."""
+BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=480, renewed=30)
+"""A blend of models that know no cycle, over the last 480 steps."""
 
 BLEND = Blend()
-"""A blend for the far forecast."""
+"""A blend of all models."""
+
+NEAR: Forecaster = BLEND_NEAR
+"""What forecasts the next seconds to minutes unless a setting names another."""
+
+FAR: Forecaster = BLEND
+"""What forecasts the next epochs unless a setting names another."""
 
 FORECASTERS: tuple[Forecaster, ...] = (
-    NEAR,
-    FAR,
     BLEND_NEAR,
     BLEND,
+    Smoothing(),
+    SeasonalNaive(),
     *(Blend(model.name, members=(model,)) for model in (*LATE, *SEASONAL)),
 )
-"""The built-in models: the two plain ones, the blends, and each member of a blend by itself, calibrated like it."""
+"""The built-in models: the blends, two plain ones, and each member of a blend by itself, calibrated like it."""
 
 __all__ = [
     "BLEND",

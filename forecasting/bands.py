@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from partita.forecasting.quantiles import FEW_ERRORS, error_quantiles, scatter
 from partita.forecasting.weights import running_loss, standing
@@ -21,8 +22,17 @@ from partita.kernels.blending import line_loss
 SHARPNESS, POOLED = 20.0, 0.3
 """As for models (see weights): lines differ by less, and more from service to service."""
 
-OVERLAP = 0.4
-"""Share of the steps ahead by which errors of neighbouring origins are taken to be the same error."""
+CLIPPED = 3.0
+"""Errors above so many mean ones count as that much where it is asked how far neighbours go together."""
+
+CLOSEST = 0.98
+"""Largest correlation of neighbours taken for true: a hundred of them are then worth one."""
+
+PRIOR_PAIRS = 50.0
+"""Pairs of neighbours that all services together count for, where one has few of its own."""
+
+FREEDOM = 2.0
+"""Degrees of freedom of Student's law, which gives the tail that few errors cannot show: a load may double for good."""
 
 LEAST_TAIL = 1 / 3
 """What is left at least of the share beyond a level when few errors are independent: else one freak day rules."""
@@ -45,7 +55,7 @@ MOST_ROWS = 20_000
 SWEEPS = 100
 """Rounds of fitting the unit's coefficients: what is left to gain then is far below a hundredth."""
 
-MANY_ERRORS = 100
+MANY_ERRORS = 80
 """Errors of a service from which more than the plainest lines are tried: a choice among few fits chance."""
 
 LATE_STEPS = 6
@@ -71,8 +81,8 @@ class Judged:
 class Band:
     """What was learned at one horizon: quantiles of errors and weights by line, ``(services, levels)`` each.
 
-    `mix` are the coefficients of the features in the unit. `tail`, by level, is how far out a line is to be, as
-    a multiple of the full level's line at least; `stretch` is what it is then multiplied by.
+    `mix` are the coefficients of the features in the unit. `tail`, ``(services, levels)``, is how far out a line is to
+    be, as a multiple of the full level's line at least; `stretch`, by level, is what it is then multiplied by.
     """
 
     quantiles: Mapping[str, NDArray[np.float64]]
@@ -108,17 +118,38 @@ def errors_so_far(
 def learn(judged: Judged, levels: NDArray[np.float64], size: NDArray[np.float64]) -> Band:
     """Learn the band at one horizon; `size`, by service, is what counts as much for it."""
     known = np.isfinite(judged.came)
-    stride = float(np.median(np.diff(judged.origins))) if len(judged.origins) > 1 else 1.0
-    overlap = 1 + OVERLAP * (judged.ahead - 1) / stride
+    independent = independent_errors(judged, known)
     number = known.sum(axis=1).max(initial=0)
     mix = _unit_mix(judged, known, size)
     lines = _lines(judged.middle, judged.features, mix, plain=number < MANY_ERRORS)
-    inside = _inside(levels, number / overlap)
-    quantiles, weights = _fit(judged.came, lines, levels, inside)
+    quantiles, weights = _fit(judged.came, lines, levels, _inside(levels, independent))
     stretch = np.ones(len(levels))
     if number >= MANY_ERRORS and (levels > FULL_LEVEL).any():
-        stretch = _stretch(judged, known, lines, levels, overlap)
-    return Band(quantiles, weights, mix, least_tail(levels, number / overlap), stretch)
+        stretch = _stretch(judged, known, lines, levels, independent / number)
+    return Band(quantiles, weights, mix, least_tail(levels, independent), stretch)
+
+
+def independent_errors(judged: Judged, known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return by service how many independent errors those known are worth: less where neighbours go together.
+
+    n (1 - r) / (1 + r) with r the correlation of an error and the next one, evenly spaced, as of an autoregression.
+    """
+    gaps = np.diff(judged.origins)
+    if not len(gaps):
+        return np.ones(len(known))
+    even = gaps == np.median(gaps)
+    errors = np.where(known, judged.came - judged.middle, 0.0)
+    size = np.abs(errors).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    errors = np.clip(errors / np.where(size > 0, size, 1.0)[:, None], -CLIPPED, CLIPPED)
+    pairs = (known[:, 1:] & known[:, :-1])[:, even]
+    one, other = errors[:, :-1][:, even] * pairs, errors[:, 1:][:, even] * pairs
+    number = pairs.sum(axis=1)
+    square = np.maximum((one * one + other * other).sum(axis=1) / 2, 1e-12)
+    together = np.clip((one * other).sum(axis=1) / square, 0.0, CLOSEST)
+    shared = float(together[number > 0].mean()) if (number > 0).any() else 0.0
+    together = (number * together + PRIOR_PAIRS * shared) / (number + PRIOR_PAIRS)
+    independent: NDArray[np.float64] = np.maximum(known.sum(axis=1) * (1 - together) / (1 + together), 1.0)
+    return independent
 
 
 def spread_lines(
@@ -132,14 +163,16 @@ def spread_lines(
     return tailed(total, middle, levels, band.tail, band.stretch)
 
 
-def least_tail(levels: NDArray[np.float64], independent: float) -> NDArray[np.float64]:
+def least_tail(levels: NDArray[np.float64], independent: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how far out each level's line is at least, in distances of the full level's line from the middle.
 
-    That of an exponential law where so few independent errors hold no more than one beyond the level; else 0.
+    Shape ``(services, levels)``. That of a heavy tail where a service's independent errors hold no more than one beyond
+    the level; else 0.
     """
     full = levels[np.argmin(np.abs(levels - FULL_LEVEL))]
-    few = (levels > max(FULL_LEVEL, full)) & (independent * (1 - levels) < 1)
-    return np.where(few, np.log1p(-np.minimum(levels, 1 - 1e-12)) / np.log1p(-full), 0.0)
+    few = (levels > max(FULL_LEVEL, full)) & (independent[:, None] * (1 - levels) < 1)
+    heavy = special.stdtrit(FREEDOM, np.minimum(levels, 1 - 1e-12)) / special.stdtrit(FREEDOM, full)
+    return np.where(few, heavy, 0.0)
 
 
 def tailed(
@@ -151,7 +184,7 @@ def tailed(
 ) -> NDArray[np.float64]:
     """Put lines ``(services, levels, steps)`` on their side of the middle, those beyond the full level far enough out.
 
-    `tail` and `stretch` are by level, or by level and step (see Band).
+    `tail`, ``(services, levels, steps)``, and `stretch`, ``(levels,)`` or ``(levels, steps)``, are those of a Band.
     """
     rise = lines - middle[:, None, :]
     above, below = levels > 0.5, levels < 0.5
@@ -160,7 +193,7 @@ def tailed(
     rise[:, ~above & ~below] = 0.0
     full = int(np.argmin(np.abs(levels - FULL_LEVEL)))
     for i in np.flatnonzero(levels > max(FULL_LEVEL, levels[full])):
-        rise[:, i] = np.maximum(rise[:, i], rise[:, full] * tail[i]) * stretch[i]
+        rise[:, i] = np.maximum(rise[:, i], rise[:, full] * tail[:, i]) * stretch[i]
     return rise + middle[:, None, :]
 
 
@@ -200,10 +233,10 @@ def _never_negative(gram: NDArray[np.float64], wanted: NDArray[np.float64]) -> N
     return found
 
 
-def _inside(levels: NDArray[np.float64], independent: float) -> NDArray[np.float64]:
-    """Move levels outwards by what so few independent errors cannot tell: (level - 1/2) / n."""
+def _inside(levels: NDArray[np.float64], independent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Move levels outwards by what so few independent errors cannot tell: (level - 1/2) / n; by service."""
     tail = np.minimum(levels, 1 - levels)
-    moved = np.maximum(tail * LEAST_TAIL, tail - (0.5 - tail) / max(independent, 1.0))
+    moved = np.maximum(tail * LEAST_TAIL, tail - (0.5 - tail) / independent[:, None])
     return np.where(levels > 0.5, 1 - moved, np.where(levels < 0.5, moved, levels))
 
 
@@ -231,7 +264,7 @@ def _stretch(
     known: NDArray[np.bool_],
     lines: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
     levels: NDArray[np.float64],
-    overlap: float,
+    worth: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Find by how much far lines learned on the older half fell short on the newer half, over all services.
 
@@ -243,26 +276,25 @@ def _stretch(
     cut = judged.origins[seen[len(seen) // 2]]
     old = known & (judged.origins + judged.ahead <= cut)
     new = known & (judged.origins >= cut)
-    far = np.flatnonzero(levels >= FULL_LEVEL)
+    far = np.flatnonzero(levels > FULL_LEVEL)
     if old.any(axis=0).sum() < FEW_ERRORS or not new.any():
         return stretch
-    number = old.sum(axis=1).max()
+    independent = np.maximum(old.sum(axis=1) * worth, 1.0)
     wanted = np.concatenate(([FULL_LEVEL], levels[far]))
-    quantiles, weights = _fit(np.where(old, judged.came, np.nan), lines, wanted, _inside(wanted, number / overlap))
+    quantiles, weights = _fit(np.where(old, judged.came, np.nan), lines, wanted, _inside(wanted, independent))
     total = sum(
         weights[name][:, :, None] * (centre[:, None, :] + unit[:, None, :] * quantiles[name][:, :, None])
         for name, (centre, unit) in lines.items()
     )
-    tail = least_tail(wanted, number / overlap)
-    rise = tailed(np.asarray(total), judged.middle, wanted, tail, np.ones(len(wanted))) - judged.middle[:, None, :]
-    independent = max(new.sum() / overlap, 1.0)
+    tail = least_tail(wanted, independent)
+    lain = tailed(np.asarray(total), judged.middle, wanted, tail[:, :, None], np.ones(len(wanted)))
+    rise = lain - judged.middle[:, None, :]
+    trusted = max(float((new.sum(axis=1) * worth).sum()), 1.0)
     for place, i in enumerate(far, start=1):
-        if levels[i] <= FULL_LEVEL:
-            continue
         counted = new & (rise[:, place] > 1e-9)
         if counted.sum() < FEW_ERRORS:
             continue
         short = np.quantile((judged.came - judged.middle)[counted] / rise[:, place][counted], levels[i])
-        trust = independent / (independent + TRUST / (1 - levels[i]))
+        trust = trusted / (trusted + TRUST / (1 - levels[i]))
         stretch[i] = np.clip(short, 1.0, 3.0) ** trust
     return stretch

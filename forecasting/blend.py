@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from partita.forecasting.bands import (
     FULL_LEVEL,
     LATE_STEPS,
+    MANY_ERRORS,
     Band,
     errors_so_far,
     learn,
@@ -82,6 +83,8 @@ class Lessons:
     middles: tuple[NDArray[np.float64], ...]
     weights: tuple[NDArray[np.float64], ...]
     bands: tuple[Band, ...]
+    proven: NDArray[np.bool_]
+    """Services with errors enough at every horizon to go by them alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +132,7 @@ class Blend:
             levels=levels,
             model=self._explain(lessons, past),
             used_steps=past.length,
+            proven=lessons.proven,
         )
 
     def seen(self, history: Load) -> tuple[NDArray[np.float64], int]:
@@ -175,6 +179,7 @@ class Blend:
             tuple(j.middle for j in judged),
             tuple(weights),
             tuple(learn(j, levels, size) for j in judged),
+            (np.isfinite(judged[-1].came).sum(axis=1) >= MANY_ERRORS),
         )
 
     def _explain(self, lessons: Lessons, past: Past) -> str:
@@ -249,6 +254,14 @@ def _between(at: NDArray[np.int64], ahead: NDArray[np.int64]) -> NDArray[np.floa
     return np.stack([np.interp(ahead, at, unit) for unit in np.eye(len(at))])
 
 
+def _known(quantiles: Sequence[NDArray[np.float64] | None]) -> list[NDArray[np.float64]]:
+    """Take the quantiles of the horizon before where errors are too few for a line; its weight is nought there."""
+    found: list[NDArray[np.float64]] = []
+    for own in quantiles:
+        found.append(found[-1] if own is None else own)
+    return found
+
+
 def _carry(
     past: Past,
     lessons: Lessons,
@@ -261,9 +274,10 @@ def _carry(
     between = _between(at, ahead)
     recent, usual = (each @ between for each in errors)
     late = past.change(np.array([past.length - 1]), LATE_STEPS)
+    names, nought = bands[0].quantiles, np.zeros_like(bands[0].weights["flat"])
     carried = Band(
-        {name: np.stack([b.quantiles[name] for b in bands], axis=-1) @ between for name in bands[-1].quantiles},
-        {name: np.stack([b.weights[name] for b in bands], axis=-1) @ between for name in bands[-1].quantiles},
+        {name: np.stack(_known([b.quantiles.get(name) for b in bands]), axis=-1) @ between for name in names},
+        {name: np.stack([b.weights.get(name, nought) for b in bands], axis=-1) @ between for name in names},
         np.stack([b.mix for b in bands], axis=-1) @ between,
         np.stack([b.tail for b in bands], axis=-1) @ between,
         np.stack([b.stretch for b in bands], axis=-1) @ between,

@@ -39,15 +39,15 @@ def judged_horizons(steps: int, past: Past, number: int) -> NDArray[np.int64]:
 def judged_origins(past: Past, most: int) -> NDArray[np.int64]:
     """Choose the origins, rising; the last one is the newest step, from which the forecast itself is made.
 
-    They are spread evenly over the window and dense at its end. A quarter of the history, or a day, is left before
+    They are spread evenly over the window and dense at its end. A third of the history, or a day, is left before
     them, where there is that much.
     """
     newest = past.length - 1
-    spare = min(past.length // 4, max(past.day, 1)) if past.day else past.length // 4
+    spare = min(past.length // 3, past.day) if past.day else past.length // 4
     window = int(WINDOW_DAYS * past.day) if past.day else past.length
     first = max(spare, newest - max(window, most))
     stride = max(1, -(-(newest - first) // most))
-    if past.day and stride > 1 and past.day % stride == 0:
+    if 0 < past.day < newest - first and stride > 1 and past.day % stride == 0:
         # a stride that divides the day would see only some times of it
         stride += 1
     spread = np.arange(newest, first - 1, -stride)

@@ -44,6 +44,8 @@ def error_quantiles(
 ) -> NDArray[np.float64]:
     """Return the quantiles of each row's errors, shape ``(services, levels)``; NaN errors are missing.
 
+    Levels may be the same for all rows, or ``(services, levels)``.
+
     The i-th smallest of n errors stands for level i/(n + 1), which is what the next error of an unchanged kind keeps.
     Rows without any error give NaN; where there are few and `mirrored`, each counts with either sign.
     """
@@ -53,7 +55,7 @@ def error_quantiles(
         errors = np.hstack([errors, np.where(few[:, None], -errors, np.nan)])
         count = np.isfinite(errors).sum(axis=1)
     ranked = np.sort(errors, axis=1)
-    position = np.clip(np.asarray(levels)[None, :] * (count[:, None] + 1) - 1, 0, np.maximum(count - 1, 0)[:, None])
+    position = np.clip(np.atleast_2d(levels) * (count[:, None] + 1) - 1, 0, np.maximum(count - 1, 0)[:, None])
     below = position.astype(np.int64)
     above = np.minimum(below + 1, np.maximum(count - 1, 0)[:, None])
     low, high = np.take_along_axis(ranked, below, axis=1), np.take_along_axis(ranked, above, axis=1)
@@ -99,13 +101,18 @@ def sound_forecast(
     levels: Sequence[float],
     model: str,
     used_steps: int,
+    proven: NDArray[np.bool_] | None = None,
 ) -> Forecast:
-    """Make a forecast of lines ``(services, levels, steps)``, none inside Poisson's at the point's rate."""
-    for i, (level, poisson) in enumerate(zip(levels, poisson_quantiles(point, tuple(levels)), strict=True)):
+    """Make a forecast of lines ``(services, levels, steps)``, none inside Poisson's at the point's rate.
+
+    Lines of services that are `proven`, by errors enough, are taken as they are: what is counted may come evenly.
+    """
+    floor = slice(None) if proven is None else ~proven
+    for i, (level, poisson) in enumerate(zip(levels, poisson_quantiles(point[floor], tuple(levels)), strict=True)):
         if level > 0.5:
-            np.maximum(counts[:, i], poisson, out=counts[:, i])
+            counts[floor, i] = np.maximum(counts[floor, i], poisson)
         elif level < 0.5:
-            np.minimum(counts[:, i], poisson, out=counts[:, i])
+            counts[floor, i] = np.minimum(counts[floor, i], poisson)
     rps = np.sort(np.maximum(counts, 0.0), axis=1) / history.step_s
     return Forecast(
         history.services, history.end_s, history.step_s, tuple(levels), rps, model, used_steps * history.step_s

@@ -23,7 +23,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -33,7 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from forecast_peers import peers
+from forecast_peers import LightGbmPeer, peers
 from forecast_series import Group, groups
 from kept_backtests import kept_backtest, with_others
 
@@ -51,6 +51,7 @@ from partita.forecasting.backtest import (
     scores,
 )
 from partita.forecasting.comparison import Pair, Ratio, compare
+from partita.model.load import Load
 from partita.ports import Forecaster
 
 HORIZONS = {
@@ -130,21 +131,12 @@ def _cpu() -> str:
 def _played(ours: Sequence[Forecaster], others: Sequence[Forecaster], asked: argparse.Namespace) -> list[Run]:
     runs = []
     folder = Path(asked.keep) if asked.keep else None
-    for group in groups(asked.series):
-        if asked.groups not in group.name:
-            continue
+    planned = list(_planned(asked))
+    for group, settings, _ in planned:
         begun = monotonic()
-        try:
-            settings = Settings(group.horizons_s, origins=asked.origins)
-            # Origins must leave room for the longest horizon, or it would be judged by few of them.
-            room = round(max(group.horizons_s) / group.load.step_s)
-            choose_origins(group.load, settings)
-            settings = replace(settings, least_after=room)
-            found = backtest(group.load, ours, settings, clock=perf_counter)
-        except ForecastError as problem:
-            print(f"{group.name}: {problem}")
-            continue
-        for peer in others:
+        found = backtest(group.load, ours, settings, clock=perf_counter)
+        beside = tuple(h for g, _, h in planned if g is not group and g.load.step_s == group.load.step_s)
+        for peer in (replace(o, beside=beside) if isinstance(o, LightGbmPeer) else o for o in others):
             try:
                 with_others(found, peer.name, kept_backtest(folder, group.load, peer, settings, perf_counter))
             except ForecastError as problem:
@@ -153,6 +145,24 @@ def _played(ours: Sequence[Forecaster], others: Sequence[Forecaster], asked: arg
         gave_up = "".join(f"; {name} gave up: {why}" for name, why in found.failed.items())
         print(f"{group.name}: {len(group.load.services)} series, {monotonic() - begun:.0f} s{gave_up}", flush=True)
     return runs
+
+
+def _planned(asked: argparse.Namespace) -> Iterator[tuple[Group, Settings, Load]]:
+    """Yield the groups that can be forecast, how, and what lies before their first origin."""
+    for group in groups(asked.series):
+        if asked.groups not in group.name:
+            continue
+        settings = Settings(group.horizons_s, origins=asked.origins)
+        try:
+            # Origins must leave room for the longest horizon, or it would be judged by few of them.
+            room = round(max(group.horizons_s) / group.load.step_s)
+            choose_origins(group.load, settings)
+            settings = replace(settings, least_after=room)
+            first = choose_origins(group.load, settings)[0]
+        except ForecastError as problem:
+            print(f"{group.name}: {problem}")
+            continue
+        yield group, settings, replace(group.load, counts=group.load.counts[:, :first])
 
 
 # Tables -------------------------------------------------------------------------------------------------------------

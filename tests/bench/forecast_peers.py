@@ -203,13 +203,13 @@ class ProphetPeer:
 class LightGbmPeer:
     """One global gradient-boosted model for each quantile over all series, trained once before the first origin.
 
-    It is direct: the number of steps ahead is a feature beside the last values, the same time of the last days, level
-    and spread of the last hour and day, and the time of day. Targets and features are in units of the level.
+    It learns from `beside` too: series of other groups with the same step, up to their own first origins. It is direct:
+    the number of steps ahead is a feature beside the last values, the same time of the last days, level and spread of
+    the last hour and day, and the time of day. Targets and features are in units of the level.
     """
 
     name: str = "lightgbm"
-    levels: tuple[float, ...] = ()
-    trained: Any = None
+    beside: tuple[Load, ...] = ()
     rows: int = 60_000
     seed: int = 1
 
@@ -254,18 +254,10 @@ class _Untrained:
     def _train(self, steps: int, levels: Sequence[float]) -> dict[float, Any]:
         import lightgbm
 
-        counts, rng = filled(self.history.counts), np.random.default_rng(self.peer.seed)
-        number, length = counts.shape
-        first = min(round(DAY_S / self.history.step_s) + 1, length // 3)
-        origin = rng.integers(first, length, self.peer.rows)
-        ahead = np.rint(np.exp(rng.uniform(0, np.log(steps + 0.5), self.peer.rows))).astype(np.int64)
-        series = rng.integers(0, number, self.peer.rows)
-        target_at = origin + ahead - 1
-        kept = target_at < length
-        kept[kept] &= np.isfinite(self.history.counts[series[kept], target_at[kept]])
-        origin, ahead, series, target_at = origin[kept], ahead[kept], series[kept], target_at[kept]
-        x = _features(counts, series, origin, ahead, self.history)
-        y = self.history.counts[series, target_at] / _units(counts, series, origin)
+        rng, histories = np.random.default_rng(self.peer.seed), (self.history, *self.peer.beside)
+        series = sum(len(h.services) for h in histories)
+        drawn = [self._rows(h, steps, self.peer.rows * len(h.services) // series, rng) for h in histories]
+        x, y = np.concatenate([x for x, _ in drawn]), np.concatenate([y for _, y in drawn])
         found = {}
         for level in levels:
             with _silent():
@@ -275,6 +267,21 @@ class _Untrained:
                 }  # fmt: skip
                 found[level] = lightgbm.train(how, lightgbm.Dataset(x, y), num_boost_round=150)
         return found
+
+    def _rows(self, history: Load, steps: int, number: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Draw features and targets from one history."""
+        counts = filled(history.counts)
+        length = counts.shape[1]
+        first = min(round(DAY_S / history.step_s) + 1, length // 3)
+        origin = rng.integers(first, length, number)
+        ahead = np.rint(np.exp(rng.uniform(0, np.log(steps + 0.5), number))).astype(np.int64)
+        series = rng.integers(0, len(counts), number)
+        target_at = origin + ahead - 1
+        kept = target_at < length
+        kept[kept] &= np.isfinite(history.counts[series[kept], target_at[kept]])
+        origin, ahead, series, target_at = origin[kept], ahead[kept], series[kept], target_at[kept]
+        x = _features(counts, series, origin, ahead, history)
+        return x, history.counts[series, target_at] / _units(counts, series, origin)
 
 
 def _unit(counts: Array, length: int) -> Array:

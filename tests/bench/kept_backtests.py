@@ -1,7 +1,7 @@
 """Backtests of others kept on disk: they do not change when ours do, and take an hour or two.
 
-A file holds the errors of one model on one group. Its name holds a hash of the series, the settings and the peers' code,
-so that none is taken for what it is not.
+A file holds the errors of one model on one group. Its name holds a hash of the series, the settings and the peers'
+code, so that none is taken for what it is not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def kept_backtest(
     """Return a model's errors and what a fit and a forecast took; ForecastError if it gave up."""
     if folder is None:
         return _run(load, model, settings, clock)
-    path = folder / f"{model.name}-{_digest(load, settings)}.npz"
+    path = folder / f"{model.name}-{_digest(load, model, settings)}.npz"
     if not path.exists():
         try:
             errors, fit_s, predict_s = _run(load, model, settings, clock)
@@ -50,19 +50,18 @@ def with_others(found: Backtest, name: str, kept: tuple[Errors, float, float]) -
     found.errors[name], found.fit_s[name], found.predict_s[name] = kept
 
 
-def _run(
-    load: Load, model: Forecaster, settings: Settings, clock: Callable[[], float]
-) -> tuple[Errors, float, float]:
+def _run(load: Load, model: Forecaster, settings: Settings, clock: Callable[[], float]) -> tuple[Errors, float, float]:
     found = backtest(load, [model], settings, clock=clock)
     if model.name in found.failed:
         raise ForecastError(found.failed[model.name])
     return found.errors[model.name], found.fit_s[model.name], found.predict_s[model.name]
 
 
-def _digest(load: Load, settings: Settings) -> str:
+def _digest(load: Load, model: Forecaster, settings: Settings) -> str:
     told = blake2b(digest_size=10)
-    told.update(np.ascontiguousarray(load.counts).tobytes())
-    told.update(repr((load.services, load.start_s, load.step_s, settings)).encode())
+    for seen in (load, *getattr(model, "beside", ())):
+        told.update(np.ascontiguousarray(seen.counts).tobytes())
+        told.update(repr((seen.services, seen.start_s, seen.step_s, settings)).encode())
     for name in SOURCES:
         told.update((Path(__file__).parent / name).read_bytes())
     return told.hexdigest()

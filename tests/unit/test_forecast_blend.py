@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from partita.forecasting import BLEND, BLEND_NEAR, FORECASTERS, LEVELS, Blend
-from partita.forecasting.bands import least_tail, tailed
+from partita.forecasting.bands import Judged, independent_errors, least_tail, tailed
 from partita.forecasting.blend import LATE, SEASONAL
 from partita.forecasting.change import MOST, NARROWING, widened, widening
 from partita.forecasting.judging import fitting
@@ -168,14 +169,71 @@ def test_a_widening_fades_along_the_horizon() -> None:
     assert found[0, 1] == pytest.approx([10 - 2 * 3.0, 10 - 2 * (1 + 2 * NARROWING)])
 
 
-def test_far_lines_of_few_errors_are_never_thinner_than_an_exponential_tail() -> None:
+def test_far_lines_of_few_errors_are_never_thinner_than_a_heavy_tail() -> None:
     levels = np.array([0.05, 0.5, 0.95, 0.99])
     lines = np.array([[[12.0], [11.0], [20.0], [21.0]]])
-    tail = least_tail(levels, independent=99.0)
-    found = tailed(lines, np.array([[10.0]]), levels, tail, np.ones(4))[0, :, 0]
-    # on their own side of the middle; 0.99 lies ln 100 / ln 20 times as far out as 0.95
-    assert found == pytest.approx([10.0, 10.0, 20.0, 10 + 10 * np.log(100) / np.log(20)])
-    assert least_tail(levels, independent=101.0).tolist() == [0.0] * 4  # one of them lies beyond 0.99
+    tail = least_tail(levels, np.array([99.0, 101.0]))
+    found = tailed(lines, np.array([[10.0]]), levels, tail[:1, :, None], np.ones(4))[0, :, 0]
+    # on their own side of the middle; 0.99 lies as much farther out than 0.95 as in Student's law of two degrees
+    assert found == pytest.approx([10.0, 10.0, 20.0, 10 + 10 * stats.t.ppf(0.99, 2) / stats.t.ppf(0.95, 2)])
+    assert tail[1].tolist() == [0.0] * 4  # of 101 one lies beyond 0.99
+
+
+def test_neighbouring_errors_that_go_together_count_less() -> None:
+    rng = np.random.default_rng(7)
+    steps_apart = np.arange(0, 4000, 4)
+    alone, noise = rng.normal(0, 1, (2, 1000))
+    together = np.zeros(1000)
+    for t in range(1, 1000):
+        together[t] = 0.9 * together[t - 1] + noise[t]
+    came = np.stack([alone, together])
+    judged = Judged(4, steps_apart, np.zeros_like(came), came, np.zeros((5, *came.shape)))
+    found = independent_errors(judged, np.ones(came.shape, np.bool_))
+    # all of those without memory (less what they share with the other); (1 - 0.9) / (1 + 0.9) of the others
+    assert 700 < found[0] <= 1000
+    assert 40 < found[1] < 75
+
+
+def test_a_blend_learns_anew_at_the_same_steps_however_its_history_was_cut() -> None:
+    counts = np.random.default_rng(3).poisson(80, (2, 700)).astype(np.float64)
+
+    def told(blend: Blend, first: int, end: int) -> NDArray[np.float64]:
+        history = Load(("a", "b"), first * 60.0, 60.0, counts[:, first:end])
+        return blend.forecast(history, steps=5, levels=LEVELS).rps
+
+    fresh = lambda: Blend("near", members=LATE, window=200, renewed=30)  # noqa: E731
+    used = fresh()
+    for end in range(600, 660):
+        # one that has learned before, one that has not, and one that holds an hour less
+        assert np.array_equal(told(used, 0, end), told(fresh(), 0, end))
+        assert np.array_equal(told(used, 0, end), told(fresh(), end - 260, end))
+
+
+def test_what_is_kept_is_not_taken_for_another_history() -> None:
+    counts = np.random.default_rng(4).poisson(80, (1, 300)).astype(np.float64)
+    blend = Blend("near", members=LATE, window=200, renewed=30)
+    once = blend.forecast(load(counts), steps=3, levels=LEVELS).rps
+    counts[0, 150] *= 50
+    assert not np.array_equal(blend.forecast(load(counts), steps=3, levels=LEVELS).rps, once)
+    assert len(blend._kept) == 2
+
+
+def test_many_services_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("partita.forecasting.blend.MOST_TOGETHER", 3)
+    counts = np.random.default_rng(5).poisson(80, (7, 200)).astype(np.float64)
+    found = BLEND_NEAR.forecast(load(counts), steps=3, levels=LEVELS)
+    first = BLEND_NEAR.forecast(load(counts[:3]), steps=3, levels=LEVELS)
+    assert found.services == load(counts).services
+    assert np.array_equal(found.rps[:3], first.rps)
+
+
+def test_a_gauge_that_hardly_moves_gets_narrow_quantiles_once_that_is_known() -> None:
+    gauge = 50.0 + np.random.default_rng(6).normal(0, 0.1, (1, 1000))
+    line = LEVELS.index(0.95)
+    known = BLEND_NEAR.forecast(load(gauge), steps=1, levels=LEVELS).rps[0, line, 0] * 600
+    new = BLEND_NEAR.forecast(load(gauge[:, :20]), steps=1, levels=LEVELS).rps[0, line, 0] * 600
+    assert known < 51
+    assert new > 60  # until then it may be counts, which scatter by the root of 50 at least
 
 
 def test_short_histories_leave_models_out_and_say_so() -> None:

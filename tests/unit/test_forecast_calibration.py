@@ -70,8 +70,12 @@ def test_a_random_walk_is_covered_and_its_band_widens_as_a_walk_does(forecaster:
             band = 4 * np.sqrt(level * (1 - level) / SERVICES) + 0.02
             assert abs(share - level) <= band, (ahead, level, share)
     width = np.median(forecast.rps[:, 5] - forecast.rps[:, 0], axis=0) * 600  # between P5 and P95
-    if forecaster is NEAR:  # which takes the last value here: 2 x 1.645 standard deviations of the steps ahead
-        assert width == pytest.approx(2 * 1.645 * 300 * np.sqrt(np.arange(1, 7)), rel=0.1)
+    if forecaster is NEAR:
+        # it takes the last value here: 2 x 1.645 standard deviations of the steps ahead, and up to a fifth more for
+        # errors six steps ahead, of which 200 are worth some twenty independent ones
+        ideal = 2 * 1.645 * 300 * np.sqrt(np.arange(1, 7))
+        assert (width >= 0.9 * ideal).all()
+        assert (width <= [1.1, 1.1, 1.2, 1.2, 1.2, 1.2] * ideal).all()
 
 
 def test_beyond_a_day_the_seasonal_beats_the_level_at_half_a_day() -> None:
