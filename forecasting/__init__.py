@@ -8,7 +8,7 @@ from partita.forecasting.seasonal import SeasonalNaive
 from partita.forecasting.smoothing import Smoothing
 from partita.ports import Forecaster
 
-BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=480, renewed=30)
+BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=480, renewed=30, together=250)
 """A blend of models that know no cycle, over the last 480 steps."""
 
 BLEND = Blend()

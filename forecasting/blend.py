@@ -29,7 +29,7 @@ from partita.forecasting.history import LEAST_MEASURED, measured_counts
 from partita.forecasting.judging import fitting, judge, what_came
 from partita.forecasting.naive import LevelRatio, Recent, SameTime
 from partita.forecasting.origins import DENSE, MOST_ORIGINS, judged_horizons
-from partita.forecasting.past import DAY_S, HORIZONS, Model, Parameters, Past, Rule
+from partita.forecasting.past import DAY_S, HORIZONS, Model, Parameters, Past, Rule, whole_day
 from partita.forecasting.quantiles import LEVELS, sound_forecast
 from partita.forecasting.regression import Autoregression
 from partita.forecasting.theta import Exponential, Theta
@@ -61,10 +61,8 @@ SEASONAL: tuple[Model, ...] = (
 SHORT = 4
 """A history of less than so many renewals is learned whole at every forecast: there is little of it, all of it new."""
 
-MOST_TOGETHER = 2_000
-"""Services learned together: more are taken in parts, which bounds memory; so many tell enough of each other."""
-
 MOST_KEPT = 2
+"""Lessons kept of each part: those of two histories that are forecast in turns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,15 +106,30 @@ class Blend:
     """Newest steps that it learns from; None: all."""
     renewed: int = 36
     """Steps after which it learns anew."""
+    together: int = 2_000
+    """Services learned together, which tell of each other; more are taken in parts, each learning in its own step.
+
+    That bounds memory, and what a single forecast takes.
+    """
     _kept: list[_Kept] = field(default_factory=list, compare=False, repr=False)
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if a service has fewer than two measured steps."""
-        number = len(history.services)
-        if number > MOST_TOGETHER:
-            parts = np.array_split(np.arange(number), -(-number // MOST_TOGETHER))
-            return _joined(history, [self.forecast(_part(history, p), steps=steps, levels=levels) for p in parts])
-        counts, learned_from = self.seen(history)
+        measured_counts(history)
+        parts = np.array_split(np.arange(len(history.services)), -(-len(history.services) // self.together))
+        made = [
+            self._forecast(_part(history, rows), self.renewed * n // len(parts), steps, levels)
+            for n, rows in enumerate(parts)
+        ]
+        first = made[0][0]
+        rps = np.concatenate([forecast.rps for forecast, _ in made]) if len(made) > 1 else first.rps
+        model = self._explain([lessons for _, lessons in made], history)
+        self._kept[:] = self._kept[: MOST_KEPT * len(parts)]
+        return replace(first, services=history.services, rps=rps, model=model)
+
+    def _forecast(self, history: Load, phase: int, steps: int, levels: Sequence[float]) -> tuple[Forecast, Lessons]:
+        """Forecast services that are learned together; return what was learned too."""
+        counts, learned_from = self.seen(history, phase)
         wanted = np.unique(np.append(np.asarray(levels, dtype=np.float64), FULL_LEVEL))
         lessons = self._learned(counts[:, :learned_from], history, steps, wanted)
         past = Past.of(counts, history.step_s)
@@ -125,24 +138,25 @@ class Blend:
         recent, usual, newest = _late_errors(past, rules, lessons)
         lines = _carry(past, lessons, expected, (recent, usual), wanted)
         lines = widened(lines, expected, widening(newest, usual[:, 0]))
-        return sound_forecast(
+        made = sound_forecast(
             history,
             expected,
             lines[:, np.searchsorted(wanted, levels)],
             levels=levels,
-            model=self._explain(lessons, past),
+            model=self.name,
             used_steps=past.length,
             proven=lessons.proven,
         )
+        return made, lessons
 
-    def seen(self, history: Load) -> tuple[NDArray[np.float64], int]:
+    def seen(self, history: Load, phase: int = 0) -> tuple[NDArray[np.float64], int]:
         """Return the counts that it looks at, and how many of their first steps it learns from.
 
-        Those end at a multiple of `renewed` steps since time zero, and begin where all histories up to the next
-        multiple reach back to, however they were cut.
+        Those end `phase` steps before a multiple of `renewed` steps since time zero, and begin where all histories up
+        to the next such step reach back to, however they were cut.
         """
         counts = measured_counts(history)
-        late = round(history.end_s / history.step_s) % self.renewed
+        late = (round(history.end_s / history.step_s) + phase) % self.renewed
         if counts.shape[1] - late < SHORT * self.renewed:
             late = 0
         held = min(counts.shape[1] - late, self.window or counts.shape[1])
@@ -161,7 +175,7 @@ class Blend:
             if kept.asked == asked and _same(kept.counts, counts):
                 return kept.lessons
         lessons = self._learn(Past.of(counts, history.step_s), steps, levels)
-        self._kept[:] = [_Kept(asked, counts.copy(), lessons), *self._kept[: MOST_KEPT - 1]]
+        self._kept.insert(0, _Kept(asked, counts.copy(), lessons))
         return lessons
 
     def _learn(self, past: Past, steps: int, levels: NDArray[np.float64]) -> Lessons:
@@ -182,18 +196,19 @@ class Blend:
             (np.isfinite(judged[-1].came).sum(axis=1) >= MANY_ERRORS),
         )
 
-    def _explain(self, lessons: Lessons, past: Past) -> str:
+    def _explain(self, learned: Sequence[Lessons], history: Load) -> str:
         """Say who leads at the next step, and what the history was too short for."""
-        members = lessons.members
-        leads = Counter(members[i].name for i in np.argmax(lessons.weights[0], axis=0))
+        leads = Counter(o.members[i].name for o in learned for i in np.argmax(o.weights[0], axis=0))
         first = ", ".join(f"{name} leads for {number}" for name, number in leads.most_common(3))
+        members = learned[0].members
         text = f"{self.name} of {len(members)} models: {first}" if len(members) > 1 else members[0].name
         missing = [model for model in self.members if model not in members]
         if missing:
-            days = lessons.length * past.step_s / DAY_S
+            days = learned[0].length * history.step_s / DAY_S
             need = min(model.days() for model in missing)
             why = f"the history of {days:.2f} days is too short for {len(missing)} models (the first needs {need:g})"
-            text += f"; {why if past.day else 'no daily cycle: a day is no whole number of steps'}"
+            whole = whole_day(history.step_s)
+            text += f"; {why if whole else 'no daily cycle: a day is no whole number of steps'}"
         return text
 
 
@@ -203,14 +218,6 @@ def _same(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
 
 def _part(history: Load, rows: NDArray[np.int64]) -> Load:
     return replace(history, services=tuple(history.services[n] for n in rows), counts=history.counts[rows])
-
-
-def _joined(history: Load, parts: Sequence[Forecast]) -> Forecast:
-    first = parts[0]
-    rps = np.concatenate([part.rps for part in parts])
-    return replace(
-        first, services=history.services, rps=rps, model=f"{first.model} (of the first {len(first.services)})"
-    )
 
 
 def _foretell(past: Past, rules: Sequence[Rule], lessons: Lessons, steps: int) -> NDArray[np.float64]:

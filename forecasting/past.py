@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.kernels.blending import look_at
+from partita.kernels.blending import look_at, window_means
 
 DAY_S = 86_400.0
 
@@ -56,9 +56,7 @@ class Past:
         services, length = counts.shape
         filled, known, total = np.empty_like(counts), np.zeros((services, length + 1)), np.zeros((services, length + 1))
         look_at(np.ascontiguousarray(counts), filled, known, total)
-        day = round(DAY_S / step_s)
-        whole = day > 1 and abs(day * step_s - DAY_S) < 1e-6 * DAY_S
-        return cls(counts, filled, known, total, step_s, day if whole else 0)
+        return cls(counts, filled, known, total, step_s, whole_day(step_s))
 
     @property
     def length(self) -> int:
@@ -81,11 +79,9 @@ class Past:
         return np.take(self.levels[width], at, axis=1)
 
     def _level(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
-        since = np.maximum(at + 1 - width, 0)
-        number = np.take(self.known, at + 1, axis=1) - np.take(self.known, since, axis=1)
-        total = np.take(self.total, at + 1, axis=1) - np.take(self.total, since, axis=1)
-        # running sums round: what is left of a burst must not make the silence after it negative
-        return np.where(number > 0, np.maximum(total, 0.0) / np.maximum(number, 1.0), np.take(self.filled, at, axis=1))
+        means = np.empty((len(self.filled), len(at)))
+        window_means(self.filled, self.known, self.total, at, width, means)
+        return means
 
     def change(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         """Return the mean absolute change from step to step over the `width` steps up to each step."""
@@ -93,6 +89,12 @@ class Past:
         back = np.maximum(at[:, None] - np.arange(width), 0)
         change: NDArray[np.float64] = steps[:, back].mean(axis=2)
         return change
+
+
+def whole_day(step_s: float) -> int:
+    """Return the number of steps in a day, 0 where that is no whole number."""
+    day = round(DAY_S / step_s)
+    return day if day > 1 and abs(day * step_s - DAY_S) < 1e-6 * DAY_S else 0
 
 
 def seasons_back(ahead: Steps, season: int) -> Steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.kernels.blending import weighted_middle
+from partita.kernels.blending import prefix_means, weighted_middle
 
 SHARPNESS = 8.0
 """How fast a weight falls with the mean error: a model whose error is an eighth larger gets 1/e of the weight."""
@@ -32,12 +32,15 @@ def running_loss(
     """Return the mean of the errors known at each of the steps `at`, old ones forgotten, and their summed weight.
 
     `missed`, ``(..., origins)``, is NaN where an error is not known; one made `ahead` steps ahead of its origin is
-    known from then on. Where none is, the mean is 0.
+    known from then on. `at` rises. Where none is, the mean is 0.
     """
-    weight = np.where(origins[:, None] + ahead <= at, 0.5 ** ((origins[-1] - origins[:, None]) / half_life), 0.0)
-    known = np.isfinite(missed)
-    loss, mass = np.where(known, missed, 0.0) @ weight, known.astype(np.float64) @ weight
-    return np.where(mass > 0, loss / np.where(mass > 0, mass, 1.0), 0.0), mass
+    weight = 0.5 ** ((origins[-1] - origins) / half_life)
+    known = np.searchsorted(origins, at - ahead, side="right")
+    rows = np.ascontiguousarray(missed).reshape(-1, missed.shape[-1])
+    means, masses = np.empty((2, len(rows), len(at)))
+    prefix_means(rows, weight, known, means, masses)
+    shape = (*missed.shape[:-1], len(at))
+    return means.reshape(shape), masses.reshape(shape)
 
 
 def standing(

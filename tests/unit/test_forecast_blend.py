@@ -218,13 +218,16 @@ def test_what_is_kept_is_not_taken_for_another_history() -> None:
     assert len(blend._kept) == 2
 
 
-def test_many_services_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("partita.forecasting.blend.MOST_TOGETHER", 3)
+def test_many_services_are_taken_in_parts_that_learn_at_different_steps() -> None:
     counts = np.random.default_rng(5).poisson(80, (7, 200)).astype(np.float64)
-    found = BLEND_NEAR.forecast(load(counts), steps=3, levels=LEVELS)
-    first = BLEND_NEAR.forecast(load(counts[:3]), steps=3, levels=LEVELS)
+    blend = Blend("near", members=LATE, window=150, renewed=30, together=3)
+    found = blend.forecast(load(counts), steps=3, levels=LEVELS)
     assert found.services == load(counts).services
-    assert np.array_equal(found.rps[:3], first.rps)
+    alone = Blend("near", members=LATE, window=150, renewed=30)
+    # three parts of 3, 2 and 2; the first learns at multiples of 30 steps, the second ten steps before them
+    assert np.array_equal(found.rps[:3], alone.forecast(load(counts[:3]), steps=3, levels=LEVELS).rps)
+    assert blend.seen(load(counts))[1] == 150
+    assert [blend.seen(load(counts), phase)[0].shape[1] for phase in (0, 10, 20)] == [150 + 20, 150, 150 + 10]
 
 
 def test_a_gauge_that_hardly_moves_gets_narrow_quantiles_once_that_is_known() -> None:

@@ -96,6 +96,52 @@ def look_at(
 
 
 @njit(cache=True)
+def window_means(
+    filled: NDArray[np.float64],
+    known: NDArray[np.float64],
+    total: NDArray[np.float64],
+    at: NDArray[np.int64],
+    width: int,
+    means: NDArray[np.float64],
+) -> None:
+    """Fill `means`, ``(services, len(at))``, with the mean of what was measured in the `width` steps up to each step.
+
+    Where nothing was it is the last known value. The others are those of `look_at`.
+    """
+    for s in range(filled.shape[0]):
+        for i in range(at.shape[0]):
+            t = at[i]
+            since = max(t + 1 - width, 0)
+            number = known[s, t + 1] - known[s, since]
+            # running sums round: what is left of a burst must not make the silence after it negative
+            means[s, i] = max(total[s, t + 1] - total[s, since], 0.0) / number if number > 0.0 else filled[s, t]
+
+
+@njit(cache=True)
+def prefix_means(
+    missed: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    prefix: NDArray[np.int64],
+    means: NDArray[np.float64],
+    masses: NDArray[np.float64],
+) -> None:
+    """Fill `means` and `masses`, ``(rows, len(prefix))``: weighted mean and summed weight of so many first values.
+
+    `missed` has shape ``(rows, values)``, NaN where a value is not known; `prefix` rises. A mean of nothing is 0.
+    """
+    for r in range(missed.shape[0]):
+        total, mass, taken = 0.0, 0.0, 0
+        for i in range(prefix.shape[0]):
+            while taken < prefix[i]:
+                if not np.isnan(missed[r, taken]):
+                    total += weight[taken] * missed[r, taken]
+                    mass += weight[taken]
+                taken += 1
+            means[r, i] = total / mass if mass > 0.0 else 0.0
+            masses[r, i] = mass
+
+
+@njit(cache=True)
 def line_slopes(counts: NDArray[np.float64], slopes: NDArray[np.float64]) -> None:
     """Fill `slopes` with that of the line through what was measured up to each step; 0 while that is less than two."""
     for s in range(counts.shape[0]):
