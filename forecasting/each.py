@@ -130,7 +130,7 @@ def must_be_fit(row: Row) -> None:
         raise Unfit("constant")
 
 
-def last_value(row: Row, steps: int) -> Fit:
+def last_value(row: Row, _steps: int) -> Fit:
     """Repeat the last measured count: what stands in where no model could be fitted."""
     filled = row.filled()
     first = int(np.argmax(np.isfinite(row.counts)))

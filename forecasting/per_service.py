@@ -31,22 +31,24 @@ class PerService:
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float]) -> Forecast:
         """Forecast each group of services with its own forecaster; what one of them raises is raised."""
         groups = self._groups(history)
-        if len(groups) == 1:
-            return groups[0][0].forecast(history, steps=steps, levels=levels)
+        if not history.services or groups == [(self.default, list(range(len(history.services))))]:
+            return self.default.forecast(history, steps=steps, levels=levels)
         rps = np.empty((len(history.services), len(levels), steps))
         made = []
         for forecaster, rows in groups:
             part = Load(tuple(history.services[r] for r in rows), history.start_s, history.step_s, history.counts[rows])
             made.append(forecaster.forecast(part, steps=steps, levels=levels))
             rps[rows] = made[-1].rps
-        named = (f"{', '.join(one.services)} by {one.model}" for one in made[1:])
+        said = [f"{', '.join(one.services)} by {one.model}" for one in made]
+        if groups[0][0] == self.default:
+            said[0] = f"{len(made[0].services)} by {made[0].model}"
         return Forecast(
             history.services,
             history.end_s,
             history.step_s,
             tuple(levels),
             rps,
-            "; ".join((f"{len(made[0].services)} by {made[0].model}", *named)),
+            "; ".join(said),
             max(one.history_s for one in made),
             "; ".join(one.version for one in made if one.version),
         )
@@ -62,4 +64,4 @@ class PerService:
                     break
             else:
                 groups.append((forecaster, [row]))
-        return [(forecaster, rows) for forecaster, rows in groups if rows] or groups
+        return [(forecaster, rows) for forecaster, rows in groups if rows]

@@ -1,4 +1,4 @@
-"""Classical models by statsmodels, for a few services that deserve them: smoothing, ARIMA, a day and a week taken apart.
+"""Classical models by statsmodels, for few services: smoothing, ARIMA, a day and a week taken apart.
 
 Each service costs a tenth of a second to some seconds a forecast, so none of these is meant for many. statsmodels is
 imported where a fit is made: it takes a second to load.
@@ -70,7 +70,7 @@ class Ets:
 
 @dataclass(frozen=True, slots=True)
 class Sarimax:
-    """ARIMA fitted by statsmodels: a small order by AIC, around daily and weekly waves where AIC finds them worth it."""
+    """ARIMA fitted by statsmodels: a small order by AIC, around daily and weekly waves where they are worth it."""
 
     name: str = "sarimax"
     window: int = MOST_STEPS
@@ -103,7 +103,7 @@ def fit_ets(row: Row, steps: int) -> Fit:
 
 
 def _ets(season: int) -> Fitting:
-    def fit(row: Row, steps: int) -> Fit:
+    def fit(row: Row, _steps: int) -> Fit:
         paths = _ets_paths(row.filled(season), season)
         return _always(row, "with a daily season" if season else "without a season", paths, 2 * season)
 
@@ -158,7 +158,7 @@ def fit_sarimax(row: Row, steps: int) -> Fit:
     criteria: list[float] = []
 
     def fitting(order: tuple[int, int, int], around: Array) -> Fitting:
-        def fit(row: Row, steps: int) -> Fit:
+        def fit(row: Row, _steps: int) -> Fit:
             criterion, paths = _arima(row, order, around)
             criteria.append(criterion)
             kind = f"ARIMA{order}".replace(" ", "") + (" with waves" if around.shape[1] else "")
@@ -171,7 +171,7 @@ def fit_sarimax(row: Row, steps: int) -> Fit:
 
 
 def _waves(row: Row, length: int) -> Array:
-    """Return sines and cosines ``(length, waves)`` of the day and week, as far as the series shows them often enough."""
+    """Return sines and cosines ``(length, waves)`` of the day and week, as far as the series is long enough."""
     time, day = 2 * np.pi * np.arange(length), row.day
     periods: list[float] = []
     if day > 2 and row.length >= 3 * day:
@@ -183,7 +183,7 @@ def _waves(row: Row, length: int) -> Array:
 
 
 def _arima(row: Row, order: tuple[int, int, int], waves: Array) -> tuple[float, Paths]:
-    """Fit one order around waves (none: no columns), which go on after the series; return its criterion and its paths."""
+    """Fit one order around waves (none: no columns), which go on after the series; return criterion and paths."""
     from statsmodels.tsa.statespace.sarimax import SARIMAX
 
     mean, unit = _scale(row.counts[np.isfinite(row.counts)])
@@ -236,7 +236,7 @@ def fit_mstl(row: Row, steps: int) -> Fit:
 
 
 def _mstl(cut: int, periods: Sequence[int]) -> Fitting:
-    def fit(row: Row, steps: int) -> Fit:
+    def fit(row: Row, _steps: int) -> Fit:
         """Fit to all for the forecast; for those it is judged by, to what lies before `cut`, which knows no later."""
         filled = row.filled(row.day)
         now, past = _apart(filled, row.length, periods), _apart(filled, cut, periods)

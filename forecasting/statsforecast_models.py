@@ -91,7 +91,7 @@ def _forecast(name: str, history: Load, steps: int, levels: Sequence[float], *, 
 
 
 def _fitting(name: str, seasonal: bool) -> Fitting:
-    def fit(row: Row, steps: int) -> Fit:
+    def fit(row: Row, _steps: int) -> Fit:
         must_be_fit(row)
         season = row.day if seasonal and 2 <= row.day <= LONGEST_SEASON and row.length >= 4 * row.day else 1
         values = row.filled(season if season > 1 else 0)
