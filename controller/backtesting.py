@@ -14,8 +14,9 @@ from partita.controller.results import versions
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
 from partita.errors import ConfigError
-from partita.forecasting import FAR, FORECASTERS, NEAR
+from partita.forecasting import FAR, FORECASTERS, NEAR, STATISTICAL
 from partita.forecasting.backtest import Backtest, Scores, geometric_mean, scores
+from partita.forecasting.statsforecast_models import must_be_installed
 from partita.forecasting.yardstick import YARDSTICKS
 from partita.model.plain import to_plain
 from partita.plugins.host import PluginHost
@@ -38,7 +39,7 @@ class KnownModel:
 
 def known_models(host: PluginHost | None = None) -> dict[str, KnownModel]:
     """Return the models by name: the built-in ones, the naive ones, then those of plugins with names of their own."""
-    found = {m.name: KnownModel(m, "built in", about(m)) for m in FORECASTERS}
+    found = {m.name: KnownModel(m, "built in", about(m)) for m in (*FORECASTERS, *STATISTICAL)}
     for naive in YARDSTICKS:
         lag = f"the value of {span(naive.lag_s)} before" if naive.lag_s else "the last value"
         found.setdefault(naive.name, KnownModel(naive, "naive", f"{lag}, with the quantiles of its own errors"))
@@ -70,6 +71,7 @@ def choose_models(names: Sequence[str], known: Mapping[str, KnownModel]) -> list
         return [k.model for k in known.values()]
     for name in names:
         if name not in known:
+            must_be_installed(name)
             there = ", ".join(known)
             raise ConfigError(f"no model is called {name!r}; there are: {there}", key="--models", value=name)
     return [known[name].model for name in dict.fromkeys(names)]

@@ -2,10 +2,13 @@
 
 from partita.forecasting.blend import LATE, SEASONAL, Blend
 from partita.forecasting.paths import past_errors, sample_paths
+from partita.forecasting.per_service import PerService
 from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.score import Score, score
 from partita.forecasting.seasonal import SeasonalNaive
 from partita.forecasting.smoothing import Smoothing
+from partita.forecasting.statistical import Ets, Mstl, Sarimax
+from partita.forecasting.statsforecast_models import ALL, installed
 from partita.ports import Forecaster
 
 BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=480, renewed=30, together=250)
@@ -29,6 +32,9 @@ FORECASTERS: tuple[Forecaster, ...] = (
 )
 """The built-in models: the blends, two plain ones, and each member of a blend by itself, calibrated like it."""
 
+STATISTICAL: tuple[Forecaster, ...] = (Ets(), Sarimax(), Mstl(), *(ALL if installed() else ()))
+"""Models that fit each service by itself, too slowly for many; those of the extra [statsforecast] where it is there."""
+
 __all__ = [
     "BLEND",
     "BLEND_NEAR",
@@ -36,7 +42,9 @@ __all__ = [
     "FORECASTERS",
     "LEVELS",
     "NEAR",
+    "STATISTICAL",
     "Blend",
+    "PerService",
     "Score",
     "SeasonalNaive",
     "Smoothing",
