@@ -157,7 +157,7 @@ def least_wrong(row: Row, fits: Sequence[Fit], steps: int) -> Fit:
     if len(fits) == 1 or len(origins) < LEAST_ERRORS:
         return fits[0]
     at = _horizons(row, origins, steps)
-    costs = []
+    costs: list[float] = []
     for fit in fits:
         expected, came = judged(row, fit, origins, at)
         missed = np.abs(came - expected)
