@@ -274,10 +274,13 @@ class Reign:
 
 
 async def _histories(log: LiveLog, now_s: float, near_s: float, epoch_s: float) -> tuple[History, History, float]:
-    """Read the history at both paces, and up to when it reaches."""
+    """Read the history at both paces, and up to when it reaches.
+
+    Steps begin at whole multiples of their width, whoever reads them and whenever: forecasts rest on them.
+    """
     near_step, far_step = (float(max(1, round(s))) for s in (near_s, epoch_s))
-    far = await log.history(now_s - FAR_STEPS_KEPT * far_step, far_step)
-    near = await log.history(now_s - NEAR_STEPS_KEPT * near_step, near_step)
+    far = await log.history((now_s // far_step - FAR_STEPS_KEPT) * far_step, far_step)
+    near = await log.history((now_s // near_step - NEAR_STEPS_KEPT) * near_step, near_step)
     rest_far, rest_near = await log.history(far.end_s), await log.history(near.end_s)
     if not rest_near.counts.size and not near.counts.size:
         begin_s = float(floor(now_s))
