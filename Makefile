@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-live install triton test test-all browser lint format bench bench-fidelity bench-goodput bench-policies bench-days bench-log bench-forecast clean
+.PHONY: help demo demo-live install triton test test-all browser lint format bench bench-fidelity bench-goodput bench-policies bench-days bench-log bench-forecast bench-forecast-speed clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +23,7 @@ PEERS_VENV := .venv-peers
 PEERS := $(PEERS_VENV)/.installed
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=file plays your own
 	@$(BIN)/partita demo $(if $(TRACE),--trace "$$TRACE")
@@ -84,6 +84,9 @@ bench-days: $(TEST) ## replay ten real days, 2.4 billion requests (needs PARTITA
 
 bench-forecast: $(PEERS) ## compare the forecasters with those of others (needs PARTITA_REFERENCE_DIR; one or two hours; FORECAST="--series 3 --keep folder" takes less)
 	@$(PEERS_VENV)/bin/python tests/bench/bench_forecast.py $(FORECAST)
+
+bench-forecast-speed: $(TEST) ## time the forecasters for thousands of services
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/bench/bench_forecast_speed.py
 
 clean: ## remove .venv, build outputs and caches (never the database)
 	@rm -rf $(VENV) $(TRITON_VENV) $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
