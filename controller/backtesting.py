@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-from scipy import stats
 
 from partita.controller.load_series import Source
 from partita.controller.results import versions
@@ -15,7 +14,8 @@ from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
 from partita.errors import ConfigError
 from partita.forecasting import FAR, FORECASTERS, NEAR, STATISTICAL
-from partita.forecasting.backtest import Backtest, Scores, geometric_mean, scores
+from partita.forecasting.backtest import Backtest, Scores, geometric_mean, overlapping, scores
+from partita.forecasting.coverage import outside
 from partita.forecasting.statsforecast_models import must_be_installed
 from partita.forecasting.yardstick import YARDSTICKS
 from partita.model.plain import to_plain
@@ -24,8 +24,6 @@ from partita.ports import Forecaster
 from partita.traces.series import dispersion
 
 P95, P99 = 0.95, 0.99
-CHANCE = 0.05
-"""Share of series whose coverage lies outside its own binomial band by chance alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +153,15 @@ def _pooled(found: Backtest, model: str, horizon: int, s: Scores) -> dict[str, A
             f"{level:g}": float(covered[k] / counted[k]) if counted[k] else float("nan")
             for k, level in enumerate(levels)
         },
-        "outside": {f"{level:g}": _outside(s, k, level) for k, level in enumerate(levels) if level in (P95, P99)},
+        "outside": {f"{q:g}": _outside(found, model, horizon, k) for k, q in enumerate(levels) if q in (P95, P99)},
     }
 
 
-def _outside(s: Scores, place: int, level: float) -> int:
-    """Count the series whose coverage lies outside its own binomial band, within which chance leaves all but CHANCE."""
-    counted = s.counted[:, place]
-    low, high = (stats.binom.ppf(q, counted, level) for q in (CHANCE / 2, 1 - CHANCE / 2))
-    covered = np.rint(np.nan_to_num(s.coverage[:, place]) * counted)
-    return int(((counted > 0) & ((covered < low) | (covered > high))).sum())
+def _outside(found: Backtest, model: str, horizon: int, place: int) -> int:
+    """Count the series whose coverage is beyond chance."""
+    own = found.errors[model]
+    counted, covered = own.counted[horizon][:, :, place], own.covered[horizon][:, :, place]
+    return int(outside(counted, covered, found.settings.levels[place], overlapping(found, horizon)).sum())
 
 
 def _at(levels: Sequence[float], level: float) -> int:

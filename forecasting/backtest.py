@@ -183,6 +183,13 @@ def choose_origins(load: Load, settings: Settings) -> list[int]:
     return [int(origin) for origin in np.unique(np.rint(spread))]
 
 
+def overlapping(found: Backtest, horizon: int) -> int:
+    """Return how many neighbouring origins have steps in common up to a horizon (by its place)."""
+    apart = np.diff(found.origins)
+    steps = steps_of(found.settings, found.step_s)[horizon]
+    return ceil(steps / float(np.median(apart))) if len(apart) else 1
+
+
 def seasonal_scale(history: Load) -> Array:
     """Return by series the mean absolute error of the value a day earlier, or a step earlier in a short history."""
     day = round(DAY_S / history.step_s)

@@ -31,6 +31,9 @@ CLOSEST = 0.98
 PRIOR_PAIRS = 50.0
 """Pairs of neighbours that all services together count for, where one has few of its own."""
 
+PER_LENGTH = 4.0
+"""Independent errors at most in a time as long as the horizon: what a day brings is not seen anew every hour of it."""
+
 FREEDOM = 2.0
 """Degrees of freedom of Student's law, which gives the tail that few errors cannot show: a load may double for good."""
 
@@ -132,7 +135,8 @@ def learn(judged: Judged, levels: NDArray[np.float64], size: NDArray[np.float64]
 def independent_errors(judged: Judged, known: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return by service how many independent errors those known are worth: less where neighbours go together.
 
-    n (1 - r) / (1 + r) with r the correlation of an error and the next one, evenly spaced, as of an autoregression.
+    n (1 - r) / (1 + r) with r the correlation of an error and the next one, evenly spaced, as of an autoregression; and
+    at most PER_LENGTH for each time that the steps ahead fit into the past judged.
     """
     gaps = np.diff(judged.origins)
     if not len(gaps):
@@ -148,8 +152,9 @@ def independent_errors(judged: Judged, known: NDArray[np.bool_]) -> NDArray[np.f
     together = np.clip((one * other).sum(axis=1) / square, 0.0, CLOSEST)
     shared = float(together[number > 0].mean()) if (number > 0).any() else 0.0
     together = (number * together + PRIOR_PAIRS * shared) / (number + PRIOR_PAIRS)
-    independent: NDArray[np.float64] = np.maximum(known.sum(axis=1) * (1 - together) / (1 + together), 1.0)
-    return independent
+    independent = np.maximum(known.sum(axis=1) * (1 - together) / (1 + together), 1.0)
+    lengths = float(judged.origins[-1] - judged.origins[0]) / judged.ahead
+    return np.minimum(independent, max(PER_LENGTH * lengths, 1.0))
 
 
 def spread_lines(

@@ -48,9 +48,11 @@ from partita.forecasting.backtest import (
     backtest,
     choose_origins,
     geometric_mean,
+    overlapping,
     scores,
 )
 from partita.forecasting.comparison import Pair, Ratio, compare
+from partita.forecasting.coverage import outside
 from partita.model.load import Load
 from partita.ports import Forecaster
 
@@ -177,9 +179,9 @@ def _told_horizon(runs: Sequence[Run], horizon: str, ours: str) -> bool:
         return True
     heads = f"{'WAPE':>7} {'P95':>7} {'P50 covers':>11} {'P95':>7} {'P99':>7} {'outside P95':>12} {'predict':>10}"
     print(f"\n{horizon}: {rows[0][1]} series\n{'model':24} {heads}")
-    for name, series, wape, p95, covered, outside, predict_s in sorted(rows, key=lambda row: row[3]):
+    for name, series, wape, p95, covered, beyond, predict_s in sorted(rows, key=lambda row: row[3]):
         shares = " ".join(f"{share * 100:>{width}.1f}" for share, width in zip(covered, (11, 7, 7), strict=True))
-        print(f"{name:24} {wape:7.3f} {p95:7.3f} {shares} {outside:>6}/{series:<5} {predict_s * 1e3:>7.1f} ms")
+        print(f"{name:24} {wape:7.3f} {p95:7.3f} {shares} {beyond:>6}/{series:<5} {predict_s * 1e3:>7.1f} ms")
     kept = True
     for metric in ("wape", "p95"):
         best = min((row for row in rows if row[0] != ours), key=lambda row: row[2 if metric == "wape" else 3])[0]
@@ -212,11 +214,9 @@ def _places(run: Run, horizon: str | None) -> list[int]:
 
 def _summary(runs: Sequence[Run], name: str, horizon: str) -> tuple[int, float, float, tuple[float, ...], int, float]:
     """Return how many series, both ratios, what quantiles cover, series out of their band, and a forecast's time."""
-    from scipy import stats
-
     wape, p95, predicted = [], [], []
     covered, counted = np.zeros(3), np.zeros(3)
-    outside = 0
+    beyond = 0
     for run in runs:
         levels = list(run.found.settings.levels)
         for place in _places(run, horizon) if name in run.found.errors else []:
@@ -228,16 +228,15 @@ def _summary(runs: Sequence[Run], name: str, horizon: str) -> tuple[int, float, 
                 at = levels.index(level)
                 counted[k] += s.counted[:, at].sum()
                 covered[k] += np.nansum(s.coverage[:, at] * s.counted[:, at])
-            number = s.counted[:, levels.index(P95)]
-            hits = np.rint(np.nan_to_num(s.coverage[:, levels.index(P95)]) * number)
-            low, high = stats.binom.ppf(0.025, number, P95), stats.binom.ppf(0.975, number, P95)
-            outside += int(((number > 0) & ((hits < low) | (hits > high))).sum())
+            own, at = run.found.errors[name], levels.index(P95)
+            bins = own.counted[place][:, :, at], own.covered[place][:, :, at]
+            beyond += int(outside(*bins, P95, overlapping(run.found, place)).sum())
     if not wape:
         return 0, np.nan, np.nan, (np.nan,) * 3, 0, np.nan
     shares = tuple((covered / np.maximum(counted, 1)).tolist())
     series = int(np.isfinite(np.concatenate(wape)).sum())
     means = (float(geometric_mean(np.concatenate(values))) for values in (wape, p95))
-    return series, *means, shares, outside, float(np.mean(predicted))
+    return series, *means, shares, beyond, float(np.mean(predicted))
 
 
 def _compared(runs: Sequence[Run], ours: str, other: str, metric: str, horizon: str | None) -> Ratio:
