@@ -154,7 +154,8 @@ def independent_errors(judged: Judged, known: NDArray[np.bool_]) -> NDArray[np.f
     together = (number * together + PRIOR_PAIRS * shared) / (number + PRIOR_PAIRS)
     independent = np.maximum(known.sum(axis=1) * (1 - together) / (1 + together), 1.0)
     lengths = float(judged.origins[-1] - judged.origins[0]) / judged.ahead
-    return np.minimum(independent, max(PER_LENGTH * lengths, 1.0))
+    bounded: NDArray[np.float64] = np.minimum(independent, max(PER_LENGTH * lengths, 1.0))
+    return bounded
 
 
 def spread_lines(
