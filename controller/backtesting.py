@@ -49,10 +49,12 @@ def known_models(host: PluginHost | None = None) -> dict[str, KnownModel]:
 
 
 def about(model: Forecaster) -> str:
-    """Return the first line of a model's docstring, without its full stop; of a blend of one, that one's."""
+    """Return what a model says it is, or the first line of its docstring; of a blend of one, that one's."""
     members: Sequence[Forecaster] = getattr(model, "members", ())
     if len(members) == 1:
         return f"{about(members[0])}; calibrated on its own past errors"
+    if own := getattr(model, "about", ""):
+        return str(own)
     text = (type(model).__doc__ or "").strip()
     return text.partition("\n")[0].rstrip(".") if not text.startswith(f"{type(model).__name__}(") else ""
 

@@ -11,10 +11,19 @@ from partita.forecasting.statistical import Ets, Mstl, Sarimax
 from partita.forecasting.statsforecast_models import ALL, installed
 from partita.ports import Forecaster
 
-BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=480, renewed=30, together=250)
+BLEND_NEAR = Blend(
+    "blend-near",
+    members=LATE,
+    horizons=4,
+    origins=120,
+    window=480,
+    renewed=30,
+    together=250,
+    about="models that know no cycle, weighted and calibrated on their last 480 steps",
+)
 """A blend of models that know no cycle, over the last 480 steps."""
 
-BLEND = Blend()
+BLEND = Blend(about="all models, weighted by service and horizon, and calibrated on their own past errors")
 """A blend of all models."""
 
 NEAR: Forecaster = BLEND_NEAR

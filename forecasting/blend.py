@@ -111,6 +111,8 @@ class Blend:
 
     That bounds memory, and what a single forecast takes.
     """
+    about: str = ""
+    """What it is in a line, where that says more than its class."""
     _kept: list[_Kept] = field(default_factory=list, compare=False, repr=False)
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
