@@ -14,7 +14,7 @@ from partita.controller.results import versions
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
 from partita.errors import ConfigError
-from partita.forecasting import FAR, FORECASTERS, NEAR
+from partita.forecasting import FAR, FORECASTERS, GLOBAL, NEAR
 from partita.forecasting.backtest import Backtest, Scores, geometric_mean, scores
 from partita.forecasting.yardstick import YARDSTICKS
 from partita.model.plain import to_plain
@@ -38,7 +38,7 @@ class KnownModel:
 
 def known_models(host: PluginHost | None = None) -> dict[str, KnownModel]:
     """Return the models by name: the built-in ones, the naive ones, then those of plugins with names of their own."""
-    found = {m.name: KnownModel(m, "built in", about(m)) for m in FORECASTERS}
+    found = {m.name: KnownModel(m, "built in", about(m)) for m in (*FORECASTERS, GLOBAL)}
     for naive in YARDSTICKS:
         lag = f"the value of {span(naive.lag_s)} before" if naive.lag_s else "the last value"
         found.setdefault(naive.name, KnownModel(naive, "naive", f"{lag}, with the quantiles of its own errors"))

@@ -1,6 +1,7 @@
 """Load series in, quantile forecasts out: pure, and the same for the same history."""
 
 from partita.forecasting.blend import LATE, SEASONAL, Blend
+from partita.forecasting.global_model import GlobalModel
 from partita.forecasting.paths import past_errors, sample_paths
 from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.score import Score, score
@@ -20,6 +21,9 @@ BLEND_NEAR = Blend("blend-near", members=LATE, horizons=4, origins=120, window=3
 BLEND = Blend()
 """A blend for the far forecast."""
 
+GLOBAL = GlobalModel()
+"""A model that must be trained first; training needs torch."""
+
 FORECASTERS: tuple[Forecaster, ...] = (
     NEAR,
     FAR,
@@ -34,9 +38,11 @@ __all__ = [
     "BLEND_NEAR",
     "FAR",
     "FORECASTERS",
+    "GLOBAL",
     "LEVELS",
     "NEAR",
     "Blend",
+    "GlobalModel",
     "Score",
     "SeasonalNaive",
     "Smoothing",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from io import BytesIO
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,7 @@ class TrainedModel:
             with np.load(BytesIO(state), allow_pickle=False) as read:
                 about = json.loads(str(read["about"]))
                 arrays = {name: read[name] for name in read.files if name != "about"}
-        except (OSError, ValueError, KeyError, EOFError) as problem:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as problem:
             raise ForecastError(f"this is no trained model: {problem}") from None
         if about.get("format") != FORMAT or about.get("levels") != list(LEVELS):
             raise ForecastError(
@@ -228,6 +229,7 @@ def _trained(
     first = min(day // 2, held // 3)
     reach = max(1, min(day, held // 2)) if before is None else before.reach
     how = training if before is None else shorter(training)
+    how = replace(how, rows=min(how.rows, how.targets * len(history.services) * length))
     rng = np.random.Generator(np.random.PCG64(training.seed))
     rows = drawn_rows(history, range(first + 1, held), first, reach, how.rows if before is None else how.rows // 2, rng)
     if before is not None:

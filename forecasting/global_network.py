@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.global_inputs import Inputs
+from partita.forecasting.global_inputs import CANDIDATES, Inputs
 
 LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 """Levels that are learned; those between and beyond are found from them."""
@@ -19,6 +19,11 @@ NARROWEST = 1e-3
 """Least distance of neighbouring quantiles, in units of z: so that errors can always be told in units of it."""
 
 LAYERS = 3
+
+SHARPNESS = np.float32(4.0)
+"""What outputs are multiplied by to be logits of shares: a mixture is then learned as quickly as the rest."""
+
+LAST = CANDIDATES.index("last")
 
 Weights = Mapping[str, NDArray[np.float32]]
 """`weight0`, ``(members, inputs, hidden)``, `bias0`, ``(members, 1, hidden)``, and so on for each layer."""
@@ -37,8 +42,8 @@ class Network:
         total = np.zeros((len(rows), len(LEVELS)), np.float32)
         members = len(self.weights["bias0"])
         for member in range(members):
-            total += _head(self._outputs(rows, member), candidates, seen.unit.reshape(-1, 1))
-        return (total / members).astype(np.float64).reshape(*seen.unit.shape, len(LEVELS))
+            total += _head(self._outputs(rows, member), candidates, seen.unit.reshape(-1, 2), seen.skip.ravel())
+        return (total / members).astype(np.float64).reshape(*seen.skip.shape, len(LEVELS))
 
     def _outputs(self, rows: NDArray[np.float32], member: int) -> NDArray[np.float32]:
         for layer in range(LAYERS):
@@ -54,14 +59,19 @@ def outputs_of(candidates: int) -> int:
 
 
 def _head(
-    outputs: NDArray[np.float32], candidates: NDArray[np.float32], unit: NDArray[np.float32]
+    outputs: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    unit: NDArray[np.float32],
+    skip: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Turn a network's outputs into quantiles; `global_training` has the same in torch."""
     number = candidates.shape[1]
-    shares = np.exp(outputs[:, :number] - outputs[:, :number].max(axis=1, keepdims=True))
+    logits = SHARPNESS * outputs[:, :number]
+    logits[:, LAST] += skip
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     mixed = (shares * candidates).sum(axis=1, keepdims=True) / shares.sum(axis=1, keepdims=True)
-    middle = mixed + unit * outputs[:, number : number + 1]
-    steps = unit * np.logaddexp(outputs[:, number + 1 :], np.float32(0.0)) + np.float32(NARROWEST)
+    middle = mixed + unit[:, :1] * outputs[:, number : number + 1]
+    steps = unit[:, 1:] * np.logaddexp(outputs[:, number + 1 :], np.float32(0.0)) + np.float32(NARROWEST)
     below = np.cumsum(steps[:, :MEDIAN], axis=1)[:, ::-1]
     above = np.cumsum(steps[:, MEDIAN:], axis=1)
     quantiles: NDArray[np.float32] = np.hstack([middle - below, middle, middle + above])

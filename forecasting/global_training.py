@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from partita.errors import ForecastError
 from partita.forecasting.global_inputs import CANDIDATES, Inputs, View, day_steps, parts
-from partita.forecasting.global_network import LAYERS, LEVELS, MEDIAN, NARROWEST, Network, Weights, outputs_of
+from partita.forecasting.global_network import LAST, LAYERS, LEVELS, MEDIAN, NARROWEST, SHARPNESS, Network, Weights, outputs_of
 from partita.forecasting.past import Steps
 from partita.model.load import Load
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 LARGEST = 3.0
 """Largest z whose loss counts in full: twenty times the level. Beyond it one burst would outweigh a week."""
+
+RELATIVE = 0.0
+
+LITTLE = 0.05
+"""Of a series' mean load, what is added to its changes: a constant one must not weigh without bounds."""
+
+MOST_WEIGHT = 10.0
+"""Most that a row may weigh."""
 
 ROWS_TOGETHER = 2_000
 """Rows that are drawn at the same origins, over neighbouring services: looking at many at once is quicker."""
@@ -32,14 +40,15 @@ Told = Callable[[int, int], None]
 class Training:
     """How the network is trained. `threads` is how many torch may use; with one, the same history gives the same bits."""
 
-    hidden: int = 64
-    members: int = 3
+    hidden: int = 32
+    members: int = 6
     rows: int = 240_000
-    epochs: int = 12
-    patience: int = 3
-    batch: int = 1024
+    targets: int = 4
+    epochs: int = 20
+    patience: int = 5
+    batch: int = 256
     rate: float = 3e-3
-    decay: float = 0.02
+    decay: float = 0.1
     seed: int = 1
     threads: int = 1
 
@@ -51,6 +60,7 @@ class Rows:
     rows: NDArray[np.float32]
     candidates: NDArray[np.float32]
     unit: NDArray[np.float32]
+    skip: NDArray[np.float32]
     came: NDArray[np.float32]
     weight: NDArray[np.float32]
 
@@ -87,27 +97,29 @@ def _rows(view: View, origins: Steps, ahead: Steps, reach: int) -> Rows:
     seen = view.inputs(origins, ahead, reach)
     came = view.past.counts[:, origins + ahead]
     known = np.isfinite(came)
-    weight = np.broadcast_to(1.0 / _roughness(view)[:, None], came.shape)
+    weight = np.minimum(seen.level * _worth(view)[:, None], MOST_WEIGHT)
     z = seen.scaled(np.where(known, came, 0.0))
     return Rows(
         seen.rows[known],
         seen.candidates[known],
         seen.unit[known],
+        seen.skip[known],
         z[known].astype(np.float32),
         weight[known].astype(np.float32),
     )
 
 
-def _roughness(view: View) -> NDArray[np.float64]:
-    """Return by series the mean change from day to day (from step to step where there are no two days), in levels.
+def _worth(view: View) -> NDArray[np.float64]:
+    """Return by series what a count of loss weighs: one over the mean change from day to day and a little of the mean.
 
-    Losses are counted in units of it, as scores are: else the steady series would say nothing beside the bursty ones.
+    That is how forecasts are scored, against the value of a day before: steady and bursty series say equally much, and
+    a silent hour of a busy series says little. Where there are no two days, it is the change from step to step.
     """
     filled, day = view.past.filled, day_steps(view.past.step_s)
     lag = day if 2 * day <= filled.shape[1] else 1
-    level = filled.mean(axis=1) + 1.0
-    rough: NDArray[np.float64] = np.abs(filled[:, lag:] - filled[:, :-lag]).mean(axis=1) / level
-    return np.clip(rough, 0.05, 2.0)
+    change = np.abs(filled[:, lag:] - filled[:, :-lag]).mean(axis=1)
+    worth: NDArray[np.float64] = 1.0 / (change + LITTLE * filled.mean(axis=1) + LITTLE)
+    return worth
 
 
 def trained(rows: Rows, held: Rows, training: Training, told: Told, begun: Weights | None = None) -> tuple[Network, float]:
@@ -199,11 +211,11 @@ def _held_loss(torch: Any, weights: dict[str, torch.Tensor], held: list[torch.Te
 
 
 def _loss(
-    torch: Any, weights: dict[str, torch.Tensor], rows: Any, candidates: Any, unit: Any, came: Any, weight: Any,
-    *, pooled: bool = False,
+    torch: Any, weights: dict[str, torch.Tensor], rows: Any, candidates: Any, unit: Any, skip: Any,
+    came: Any, weight: Any, *, pooled: bool = False,
 ) -> Any:  # fmt: skip
     """Return the mean pinball loss over LEVELS, in units of the level."""
-    made = _quantiles(torch, weights, rows, candidates, unit)
+    made = _quantiles(torch, weights, rows, candidates, unit, skip)
     made = made.mean(dim=0, keepdim=True) if pooled else made
     level = torch.tensor(LEVELS)
     above = _size(torch, came[None, :, None]) - _size(torch, made)
@@ -215,17 +227,20 @@ def _size(torch: Any, z: Any) -> Any:
     return torch.where(z < LARGEST, torch.exp(z.clamp(max=LARGEST)), np.exp(LARGEST) * (1 + z - LARGEST))
 
 
-def _quantiles(torch: Any, weights: dict[str, torch.Tensor], rows: Any, candidates: Any, unit: Any) -> Any:
+def _quantiles(
+    torch: Any, weights: dict[str, torch.Tensor], rows: Any, candidates: Any, unit: Any, skip: Any
+) -> Any:
     """Return z at each of LEVELS, ``(members, rows, levels)``; `global_network` has the same in numpy."""
     members, number = len(weights["bias0"]), candidates.shape[1]
     passed = rows.expand(members, *rows.shape)
     for layer in range(LAYERS):
         passed = torch.baddbmm(weights[f"bias{layer}"], passed, weights[f"weight{layer}"])
         passed = passed.relu() if layer < LAYERS - 1 else passed
-    mixed = (passed[..., :number].softmax(dim=2) * candidates).sum(dim=2, keepdim=True)
-    unit = unit[None, :, None]
-    middle = mixed + unit * passed[..., number : number + 1]
-    steps = unit * torch.nn.functional.softplus(passed[..., number + 1 :]) + NARROWEST
+    sooner = torch.zeros_like(candidates)
+    sooner[:, LAST] = skip
+    mixed = ((float(SHARPNESS) * passed[..., :number] + sooner).softmax(dim=2) * candidates).sum(dim=2, keepdim=True)
+    middle = mixed + unit[:, :1] * passed[..., number : number + 1]
+    steps = unit[:, 1:] * torch.nn.functional.softplus(passed[..., number + 1 :]) + NARROWEST
     below = steps[..., :MEDIAN].cumsum(dim=2).flip(2)
     return torch.cat([middle - below, middle, middle + steps[..., MEDIAN:].cumsum(dim=2)], dim=2)
 
