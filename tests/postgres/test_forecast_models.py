@@ -86,8 +86,8 @@ def test_train_keeps_the_state_and_goes_on_from_it(
     assert (code, err) == (2, "Error: --incremental: there is no trained global to go on from: train it first\n")
     code, out, err = partita(capsys, "train", "--trace", str(traces[0]), *where)
     assert code == 0, err
-    assert "1 series at 10 min" in out
-    assert "1 h ahead: " in out
+    assert "1 series at 10 minutes" in out
+    assert "60 minutes ahead: " in out
     first = asyncio.run(kept(pg_dsn, "global"))
     assert first is not None
     assert (first.until_s, first.services) == (6 * 86_400.0, ("six",))
