@@ -70,8 +70,8 @@ def training_lines(trained: Trained) -> Iterator[str]:
     model = trained.model
     yield (
         f"{model.name} {model.version}: {len(model.services):,} series at {span(model.step_s)}, trained on "
-        f"{span(model.held_s - model.from_s)}, stopped and calibrated on the last {span(model.until_s - model.held_s)}; "
-        f"{span(trained.took_s)}."
+        f"{span(model.held_s - model.from_s)}, stopped and calibrated on the last "
+        f"{span(model.until_s - model.held_s)}; {span(trained.took_s)}."
     )
     found = trained.tried
     if found is None or model.name not in found.errors:
@@ -101,7 +101,7 @@ async def keep(dsn: str, model: TrainedModel) -> None:
 
 
 async def kept(dsn: str, name: str) -> TrainedModel | None:
-    """Return the newest trained model of a name in the database; None if there is none, ConfigError if it is unusable."""
+    """Return the newest trained model of a name in the database, or None; ConfigError if it is unusable."""
     async with connect(dsn) as connection:
         found = await newest_checkpoint(connection, name)
     return None if found is None else _read(found.state, f"the newest {name} in the database")

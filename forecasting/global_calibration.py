@@ -1,7 +1,7 @@
 """How far the global model's quantiles must be moved to keep their promise, from errors on steps it was not trained on.
 
-Conformal prediction with scaled scores (Papadopoulos et al. 2002; Romano et al. 2019): an error is taken in units of the
-distance from the median to the quantile in question, so what is learned at night says something about noon.
+Conformal prediction with scaled scores (Papadopoulos et al. 2002; Romano et al. 2019): an error is taken in units of
+the distance from the median to the quantile in question, so what is learned at night says something about noon.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
 Array = NDArray[np.float64]
 
 
-def judged_errors(
-    view: View, network: Network, first: int, ahead: int, most: int, reach: int
-) -> tuple[Array, float]:
+def judged_errors(view: View, network: Network, first: int, ahead: int, most: int, reach: int) -> tuple[Array, float]:
     """Return errors in units of each quantile's distance from the median, and how many are independent.
 
     They are ``(services, steps, levels)`` on at most so many steps from `first` on, evenly spread; NaN where not known,

@@ -1,7 +1,7 @@
 """The global model: one small network, trained over all series of a history, that foretells quantiles at any horizon.
 
-What it learned is a state of its own: with the same state the same history gives the same forecast. Training needs torch,
-forecasting does not.
+What it learned is a state of its own: with the same state the same history gives the same forecast. Training needs
+torch, forecasting does not.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ class GlobalModel:
 class TrainedModel:
     """A trained global model.
 
-    It was trained on steps from `from_s` to `held_s`, and stopped and calibrated on those up to `until_s`; `loss` is the
-    mean loss there, in units of the change from day to day. `factors`, ``(horizons, levels)``, are what distances from
-    the median are multiplied by at the horizons `ahead` (steps), over all services. `reach` is the farthest step learned.
-    `version` tells states apart.
+    It was trained on steps from `from_s` to `held_s`, and stopped and calibrated on those up to `until_s`; `loss` is
+    the mean loss there, in units of the change from day to day. `factors`, ``(horizons, levels)``, are what distances
+    from the median are multiplied by at the horizons `ahead` (steps), over all services. `reach` is the farthest step
+    learned. `version` tells states apart.
     """
 
     name: str
@@ -105,7 +105,8 @@ class TrainedModel:
         """Forecast `steps` steps after the history; ForecastError if its steps are not those that were learned."""
         if abs(history.step_s - self.step_s) > 1e-6 * self.step_s:
             raise ForecastError(
-                f"{self.name} was trained on steps of {self.step_s:g} s and cannot forecast steps of {history.step_s:g} s"
+                f"{self.name} was trained on steps of {self.step_s:g} s and cannot forecast steps of "
+                f"{history.step_s:g} s"
             )
         found = [self._part(part, steps, levels) for _, part in parts(history)]
         days = (self.until_s - self.from_s) / DAY_S
@@ -126,7 +127,8 @@ class TrainedModel:
             raise ForecastError(f"nothing has come since {self.name} was trained: there is nothing to learn")
         if abs(history.step_s - self.step_s) > 1e-6 * self.step_s:
             raise ForecastError(
-                f"{self.name} was trained on steps of {self.step_s:g} s; train it anew for steps of {history.step_s:g} s"
+                f"{self.name} was trained on steps of {self.step_s:g} s; train it anew for steps of "
+                f"{history.step_s:g} s"
             )
         return _trained(self.name, self.training, history, told, self)
 
@@ -188,12 +190,10 @@ class TrainedModel:
         middle = z[..., MEDIAN, None]
         lines = at_levels(seen.counts(middle + (z - middle) * factors), levels)
         point = seen.counts(middle)[..., 0]
-        return sound_forecast(
-            history, point, lines, levels=levels, model=self.name, used_steps=view.past.length
-        )
+        return sound_forecast(history, point, lines, levels=levels, model=self.name, used_steps=view.past.length)
 
     def _factors(self, view: View, steps: int) -> list[NDArray[np.float64]]:
-        """Return the factors of each service at each horizon, from the steps of this history that were not trained on."""
+        """Return the factors of each service at each horizon, from steps of this history that were not trained on."""
         first = max(round((self.held_s - view.start_s) / self.step_s), 0)
         wanted = np.searchsorted(self.ahead, min(steps, self.ahead[-1]))
         found = []

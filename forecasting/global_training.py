@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ForecastError
-from partita.forecasting.global_inputs import CANDIDATES, Inputs, View, day_steps, parts
-from partita.forecasting.global_network import LAST, LAYERS, LEVELS, MEDIAN, NARROWEST, SHARPNESS, Network, Weights, outputs_of
+from partita.forecasting.global_inputs import CANDIDATES, View, day_steps, parts
+from partita.forecasting.global_network import (
+    LAST,
+    LAYERS,
+    LEVELS,
+    MEDIAN,
+    NARROWEST,
+    SHARPNESS,
+    Network,
+    Weights,
+    outputs_of,
+)
 from partita.forecasting.past import Steps
 from partita.model.load import Load
 
@@ -38,7 +49,11 @@ Told = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How the network is trained. `threads` is how many torch may use; with one, the same history gives the same bits."""
+    """How the network is trained.
+
+    `targets` bounds the rows by how often each step may be drawn: else a few series would be learned by heart within an
+    epoch. `threads` is how many torch may use; with one, the same history gives the same bits.
+    """
 
     hidden: int = 32
     members: int = 6
@@ -71,9 +86,10 @@ class Rows:
 
 
 def drawn_rows(history: Load, targets: range, first: int, reach: int, number: int, rng: np.random.Generator) -> Rows:
-    """Draw about `number` rows of steps among `targets`, foretold from origins at most `reach` before, none before `first`.
+    """Draw about `number` rows of steps among `targets`, from origins at most `reach` before, none before `first`.
 
-    Half of the steps ahead are drawn evenly, half by even ratios: near ones are asked for more often, far ones are more.
+    Half of the steps ahead are drawn evenly, half by even ratios: near ones are asked for more often, far ones are
+    more.
     """
     found = []
     services = len(history.services)
@@ -122,7 +138,9 @@ def _worth(view: View) -> NDArray[np.float64]:
     return worth
 
 
-def trained(rows: Rows, held: Rows, training: Training, told: Told, begun: Weights | None = None) -> tuple[Network, float]:
+def trained(
+    rows: Rows, held: Rows, training: Training, told: Told, begun: Weights | None = None
+) -> tuple[Network, float]:
     """Train a network, from `begun` on where given; return the one that was best on the rows held back, and its loss.
 
     ForecastError says what to install where torch is not.
@@ -184,10 +202,10 @@ def _descend(
 def _begun(
     torch: Any, inputs: int, training: Training, generator: Any, begun: Weights | None
 ) -> dict[str, torch.Tensor]:
-    """Return the first weights: those given, or drawn so that it begins at the mean of the candidates (He et al. 2015)."""
+    """Return the first weights: those given, or drawn (He et al. 2015) so that it begins at its skips."""
     sizes = [inputs, *[training.hidden] * (LAYERS - 1), outputs_of(len(CANDIDATES))]
     weights = {}
-    for layer, (into, out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (into, out) in enumerate(pairwise(sizes)):
         scale = (2.0 / into) ** 0.5 if layer < LAYERS - 1 else 0.01
         weights[f"weight{layer}"] = scale * torch.randn(training.members, into, out, generator=generator)
         weights[f"bias{layer}"] = torch.zeros(training.members, 1, out)
@@ -227,9 +245,7 @@ def _size(torch: Any, z: Any) -> Any:
     return torch.where(z < LARGEST, torch.exp(z.clamp(max=LARGEST)), np.exp(LARGEST) * (1 + z - LARGEST))
 
 
-def _quantiles(
-    torch: Any, weights: dict[str, torch.Tensor], rows: Any, candidates: Any, unit: Any, skip: Any
-) -> Any:
+def _quantiles(torch: Any, weights: dict[str, torch.Tensor], rows: Any, candidates: Any, unit: Any, skip: Any) -> Any:
     """Return z at each of LEVELS, ``(members, rows, levels)``; `global_network` has the same in numpy."""
     members, number = len(weights["bias0"]), candidates.shape[1]
     passed = rows.expand(members, *rows.shape)

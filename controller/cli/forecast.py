@@ -28,8 +28,8 @@ def forecast() -> None:
     """Judge forecasts by what came, and show those that are made.
 
     `backtest` tries models on a trace or on the log, `status` says how good the running controller's forecasts have
-    been and which model is in charge, `show` draws the present one, `models` lists what there is, `train` trains the one
-    that must be.
+    been and which model is in charge, `show` draws the present one, `models` lists what there is, `train` trains the
+    one that must be.
     """
 
 
@@ -245,8 +245,8 @@ def train(
 ) -> None:
     """Train the global model on a trace, an import or the live log, and keep what it learned (needs torch).
 
-    The newest fifth of the history, two weeks at most, is not trained on: it says when to stop and how far off quantiles
-    are, and how good the model is. With --incremental it begins from the newest state in the database, or in --out.
+    The newest fifth of the history, two weeks at most, is not trained on: it says when to stop and how far off
+    quantiles are, and how good the model is. With --incremental it begins from the newest state in the database, or in --out.
 
     \b
     Examples:
@@ -313,9 +313,9 @@ def list_models(as_json: bool, database: Database) -> None:
         from partita.model.plain import to_json
 
         click.echo(
-            to_json([
-                {"name": n, "from": k.origin, "about": k.about, "trained": trained.get(n)} for n, k in known.items()
-            ])
+            to_json(
+                [{"name": n, "from": k.origin, "about": k.about, "trained": trained.get(n)} for n, k in known.items()]
+            )
         )
         return
     width = max(map(len, known))

@@ -1,7 +1,7 @@
 """Speed and memory of the global model: `OMP_NUM_THREADS=1 python tests/bench/bench_forecast_global.py [SERIES …]`.
 
-For each number of series (default: 1000 10000), two weeks of 10 min: training, going on with a day more, and a forecast a
-day ahead with its calibration, in processor time; and the most memory that the process has used.
+For each number of series (default: 1000 10000), two weeks of 10 min: training, going on with a day more, and a
+forecast a day ahead with its calibration, in processor time; and the most memory that the process has used.
 """
 
 from __future__ import annotations

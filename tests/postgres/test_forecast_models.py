@@ -110,7 +110,7 @@ def test_train_into_a_file(traces: tuple[Path, Path], tmp_path: Path, capsys: py
     pytest.importorskip("torch")
     path = tmp_path / "global.npz"
     trace = ("--trace", str(traces[0]), "--step", "1h")
-    code, out, err = partita(capsys, "train", *trace, "--incremental", "--out", str(path))
+    code, _, err = partita(capsys, "train", *trace, "--incremental", "--out", str(path))
     assert (code, err) == (2, f"Error: {path}: cannot be read: no such file or directory\n")
     assert partita(capsys, "train", *trace, "--out", str(path), "--quiet") == (0, "", "")
     assert read_model(path).step_s == 3600.0

@@ -119,7 +119,9 @@ def test_further_training_learns_a_shift(trained: TrainedModel, counts: Array) -
     assert further.until_s == history.end_s
     assert further.held_s > trained.held_s
     old, new = (
-        np.mean([pinball(m.forecast(history, steps=DAY, levels=(q,)).rps[:, 0] * STEP_S, came, q) for q in (0.25, 0.75)])
+        np.mean(
+            [pinball(m.forecast(history, steps=DAY, levels=(q,)).rps[:, 0] * STEP_S, came, q) for q in (0.25, 0.75)]
+        )
         for m in (replace(trained, held_s=history.end_s), further)
     )
     assert new < 0.95 * old
@@ -164,7 +166,9 @@ def test_it_is_trained_on_odd_series_too() -> None:
 
 
 def test_what_it_cannot_do_it_says(trained: TrainedModel) -> None:
-    with pytest.raises(ForecastError, match=r"needs 1 day of history to be trained on, there are 0\.50 days of 2 series"):
+    with pytest.raises(
+        ForecastError, match=r"needs 1 day of history to be trained on, there are 0\.50 days of 2 series"
+    ):
         GlobalModel().fitted(load(np.ones((2, DAY // 2))))
     with pytest.raises(ForecastError, match="must be trained first"):
         GlobalModel().forecast(load(np.ones((1, DAY))), steps=1)
@@ -191,7 +195,7 @@ def test_services_go_in_parts_and_give_the_same(
 ) -> None:
     history = load(counts)
     whole = trained.forecast(history, steps=10, levels=LEVELS)
-    assert [p.services for _, p in parts(history, 5 * counts.shape[1])][0] == history.services[:5]
+    assert next(p.services for _, p in parts(history, 5 * counts.shape[1])) == history.services[:5]
     monkeypatch.setattr("partita.forecasting.global_model.parts", lambda h: parts(h, 5 * counts.shape[1]))
     np.testing.assert_allclose(trained.forecast(history, steps=10, levels=LEVELS).rps, whole.rps, rtol=1e-5)
 
