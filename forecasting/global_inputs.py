@@ -24,7 +24,7 @@ SPARE = 0.1
 """Share of the level that is added to counts before the logarithm: below it, differences hardly matter to capacity."""
 
 FARTHEST = 6.0
-"""Largest distance from the level, either way, that an input may have: beyond 400 times as much, more is no different."""
+"""Largest distance from the level, either way, that an input may have: more than 400 times as much is all the same."""
 
 DAYS = 4
 """Former days that are looked at, as in the blend."""
@@ -62,8 +62,8 @@ class Inputs:
     """What is seen of some series from some origins: arrays have first axes ``(services, origins)``.
 
     `rows`, ``(…, inputs)``, is what the network is given, `candidates`, ``(…, CANDIDATES)``, what it mixes, in units of
-    z; `level` is L + c, `spare` is c. `unit`, ``(…, 2)``, is first that by which the median is shifted, then that by which
-    quantiles are apart: the size of a usual change of z over so many steps. For the median just ahead it is the size of
+    z; `level` is L + c, `spare` is c. `unit`, ``(…, 2)``, is first that by which the median is shifted, then that by
+    which quantiles are apart: the size of a usual change of z over so many steps. For the median just ahead it is the size of
     the newest changes, so that what stands still is foretold to. `skip` is how much sooner, as a logit, the last value
     is taken than others.
     """

@@ -246,7 +246,8 @@ def train(
     """Train the global model on a trace, an import or the live log, and keep what it learned (needs torch).
 
     The newest fifth of the history, two weeks at most, is not trained on: it says when to stop and how far off
-    quantiles are, and how good the model is. With --incremental it begins from the newest state in the database, or in --out.
+    quantiles are, and how good the model is. With --incremental it begins from the newest state in the
+    database, or in --out.
 
     \b
     Examples:
