@@ -63,9 +63,9 @@ class Inputs:
 
     `rows`, ``(…, inputs)``, is what the network is given, `candidates`, ``(…, CANDIDATES)``, what it mixes, in units of
     z; `level` is L + c, `spare` is c. `unit`, ``(…, 2)``, is first that by which the median is shifted, then that by
-    which quantiles are apart: the size of a usual change of z over so many steps. For the median just ahead it is the size of
-    the newest changes, so that what stands still is foretold to. `skip` is how much sooner, as a logit, the last value
-    is taken than others.
+    which quantiles are apart: the size of a usual change of z over so many steps. For the median just ahead it
+    is the size of the newest changes, so that what stands still is foretold to. `skip` is how much sooner, as a logit,
+    the last value is taken than others.
     """
 
     rows: NDArray[np.float32]
