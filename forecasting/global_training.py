@@ -35,6 +35,9 @@ LARGEST = 3.0
 
 RELATIVE = 0.0
 
+LEAST_BATCH, MOST_BATCH = 128, 1024
+"""Rows of a batch: below, gradients are mostly noise; above, a step takes longer and leads no farther."""
+
 LITTLE = 0.05
 """Of a series' mean load, what is added to its changes: a constant one must not weigh without bounds."""
 
@@ -52,7 +55,7 @@ class Training:
     """How the network is trained.
 
     `targets` bounds the rows by how often each step may be drawn: else a few series would be learned by heart within an
-    epoch. `threads` is how many torch may use; with one, the same history gives the same bits.
+    epoch. An epoch has about so many `batches`, so that few rows are enough to learn from too. `threads` is how many torch may use; with one, the same history gives the same bits.
     """
 
     hidden: int = 32
@@ -61,7 +64,7 @@ class Training:
     targets: int = 4
     epochs: int = 20
     patience: int = 5
-    batch: int = 256
+    batches: int = 200
     rate: float = 3e-3
     decay: float = 0.1
     seed: int = 1
@@ -177,13 +180,14 @@ def _descend(
     weights = _begun(torch, rows.rows.shape[1], training, generator, begun)
     learned, kept = _tensors(torch, rows), _tensors(torch, held)
     optimiser = torch.optim.AdamW(list(weights.values()), lr=training.rate, weight_decay=training.decay)
-    batches = -(-len(rows.came) // training.batch)
+    batch = int(np.clip(len(rows.came) // training.batches, LEAST_BATCH, MOST_BATCH))
+    batches = -(-len(rows.came) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.epochs * batches)
     best, since = _copied(weights), 0
     least = _held_loss(torch, weights, kept) if begun is not None else np.inf
     for epoch in range(training.epochs):
         order = torch.randperm(len(rows.came), generator=generator)
-        for some in order.split(training.batch):
+        for some in order.split(batch):
             optimiser.zero_grad()
             loss = _loss(torch, weights, *(each[some] for each in learned))
             loss.backward()
