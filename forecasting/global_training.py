@@ -55,7 +55,8 @@ class Training:
     """How the network is trained.
 
     `targets` bounds the rows by how often each step may be drawn: else a few series would be learned by heart within an
-    epoch. An epoch has about so many `batches`, so that few rows are enough to learn from too. `threads` is how many torch may use; with one, the same history gives the same bits.
+    epoch. An epoch has about so many `batches`, so that few rows are enough to learn from too. `threads` is how many
+    torch may use; with one, the same history gives the same bits.
     """
 
     hidden: int = 32
