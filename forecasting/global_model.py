@@ -166,12 +166,14 @@ class TrainedModel:
                 f"the trained model has format {about.get('format')}, this release reads {FORMAT}: train it anew"
             )
         ahead, factors = arrays.pop("ahead"), arrays.pop("factors")
-        spans = [float(about[key]) for key in ("step_s", "from_s", "held_s", "until_s")]
         return cls(
             str(about["name"]),
             Training(**about["training"]),
             Network(arrays),
-            *spans,
+            float(about["step_s"]),
+            float(about["from_s"]),
+            float(about["held_s"]),
+            float(about["until_s"]),
             int(about["reach"]),
             tuple(about["services"]),
             float(about["loss"]),

@@ -20,9 +20,6 @@ NARROWEST = 1e-3
 
 LAYERS = 3
 
-SHARPNESS = np.float32(4.0)
-"""What outputs are multiplied by to be logits of shares: a mixture is then learned as quickly as the rest."""
-
 LAST = CANDIDATES.index("last")
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -66,7 +63,7 @@ def _head(
 ) -> NDArray[np.float32]:
     """Turn a network's outputs into quantiles; `global_training` has the same in torch."""
     number = candidates.shape[1]
-    logits = SHARPNESS * outputs[:, :number]
+    logits = outputs[:, :number].copy()
     logits[:, LAST] += skip
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     mixed = (shares * candidates).sum(axis=1, keepdims=True) / shares.sum(axis=1, keepdims=True)

@@ -19,7 +19,6 @@ from partita.forecasting.global_network import (
     LEVELS,
     MEDIAN,
     NARROWEST,
-    SHARPNESS,
     Network,
     Weights,
     outputs_of,
@@ -34,9 +33,6 @@ LARGEST = 3.0
 """Largest z whose loss counts in full: twenty times the level. Beyond it one burst would outweigh a week."""
 
 RELATIVE = 0.0
-
-LEAST_BATCH, MOST_BATCH = 128, 1024
-"""Rows of a batch: below, gradients are mostly noise; above, a step takes longer and leads no farther."""
 
 LITTLE = 0.05
 """Of a series' mean load, what is added to its changes: a constant one must not weigh without bounds."""
@@ -55,8 +51,7 @@ class Training:
     """How the network is trained.
 
     `targets` bounds the rows by how often each step may be drawn: else a few series would be learned by heart within an
-    epoch. An epoch has about so many `batches`, so that few rows are enough to learn from too. `threads` is how many
-    torch may use; with one, the same history gives the same bits.
+    epoch. `threads` is how many torch may use; with one, the same history gives the same bits.
     """
 
     hidden: int = 32
@@ -65,7 +60,7 @@ class Training:
     targets: int = 4
     epochs: int = 20
     patience: int = 5
-    batches: int = 200
+    batch: int = 1024
     rate: float = 3e-3
     decay: float = 0.1
     seed: int = 1
@@ -181,14 +176,13 @@ def _descend(
     weights = _begun(torch, rows.rows.shape[1], training, generator, begun)
     learned, kept = _tensors(torch, rows), _tensors(torch, held)
     optimiser = torch.optim.AdamW(list(weights.values()), lr=training.rate, weight_decay=training.decay)
-    batch = int(np.clip(len(rows.came) // training.batches, LEAST_BATCH, MOST_BATCH))
-    batches = -(-len(rows.came) // batch)
+    batches = -(-len(rows.came) // training.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.epochs * batches)
     best, since = _copied(weights), 0
     least = _held_loss(torch, weights, kept) if begun is not None else np.inf
     for epoch in range(training.epochs):
         order = torch.randperm(len(rows.came), generator=generator)
-        for some in order.split(batch):
+        for some in order.split(training.batch):
             optimiser.zero_grad()
             loss = _loss(torch, weights, *(each[some] for each in learned))
             loss.backward()
@@ -259,7 +253,7 @@ def _quantiles(torch: Any, weights: dict[str, torch.Tensor], rows: Any, candidat
         passed = passed.relu() if layer < LAYERS - 1 else passed
     sooner = torch.zeros_like(candidates)
     sooner[:, LAST] = skip
-    mixed = ((float(SHARPNESS) * passed[..., :number] + sooner).softmax(dim=2) * candidates).sum(dim=2, keepdim=True)
+    mixed = ((passed[..., :number] + sooner).softmax(dim=2) * candidates).sum(dim=2, keepdim=True)
     middle = mixed + unit[:, :1] * passed[..., number : number + 1]
     steps = unit[:, 1:] * torch.nn.functional.softplus(passed[..., number + 1 :]) + NARROWEST
     below = steps[..., :MEDIAN].cumsum(dim=2).flip(2)

@@ -23,7 +23,7 @@ from partita.model.load import Load
 pytest.importorskip("torch")
 
 STEP_S, DAY = 1800.0, 48
-QUICK = Training(hidden=16, members=2, rows=10_000, epochs=5)
+QUICK = Training(hidden=16, members=2, rows=10_000, epochs=6, batch=128)
 Array = NDArray[np.float64]
 
 
