@@ -13,7 +13,7 @@ from partita.controller.results import versions
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
 from partita.errors import ConfigError
-from partita.forecasting import FAR, FORECASTERS, NEAR, STATISTICAL
+from partita.forecasting import FAR, FORECASTERS, GLOBAL, NEAR, STATISTICAL
 from partita.forecasting.backtest import Backtest, Scores, geometric_mean, overlapping, scores
 from partita.forecasting.coverage import outside
 from partita.forecasting.statsforecast_models import must_be_installed
@@ -37,7 +37,7 @@ class KnownModel:
 
 def known_models(host: PluginHost | None = None) -> dict[str, KnownModel]:
     """Return the models by name: the built-in ones, the naive ones, then those of plugins with names of their own."""
-    found = {m.name: KnownModel(m, "built in", about(m)) for m in (*FORECASTERS, *STATISTICAL)}
+    found = {m.name: KnownModel(m, "built in", about(m)) for m in (*FORECASTERS, GLOBAL, *STATISTICAL)}
     for naive in YARDSTICKS:
         lag = f"the value of {span(naive.lag_s)} before" if naive.lag_s else "the last value"
         found.setdefault(naive.name, KnownModel(naive, "naive", f"{lag}, with the quantiles of its own errors"))

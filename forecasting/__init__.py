@@ -1,6 +1,7 @@
 """Load series in, quantile forecasts out: pure, and the same for the same history."""
 
 from partita.forecasting.blend import LATE, SEASONAL, Blend
+from partita.forecasting.global_model import GlobalModel
 from partita.forecasting.paths import past_errors, sample_paths
 from partita.forecasting.per_service import PerService
 from partita.forecasting.quantiles import LEVELS
@@ -32,6 +33,9 @@ NEAR: Forecaster = BLEND_NEAR
 FAR: Forecaster = BLEND
 """What forecasts the next epochs unless a setting names another."""
 
+GLOBAL = GlobalModel()
+"""A model that must be trained first; training needs torch."""
+
 FORECASTERS: tuple[Forecaster, ...] = (
     BLEND_NEAR,
     BLEND,
@@ -49,10 +53,12 @@ __all__ = [
     "BLEND_NEAR",
     "FAR",
     "FORECASTERS",
+    "GLOBAL",
     "LEVELS",
     "NEAR",
     "STATISTICAL",
     "Blend",
+    "GlobalModel",
     "PerService",
     "Score",
     "SeasonalNaive",

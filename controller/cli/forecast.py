@@ -28,7 +28,8 @@ def forecast() -> None:
     """Judge forecasts by what came, and show those that are made.
 
     `backtest` tries models on a trace or on the log, `status` says how good the running controller's forecasts have
-    been and which model is in charge, `show` draws the present one, `models` lists what there is.
+    been and which model is in charge, `show` draws the present one, `models` lists what there is, `train` trains the
+    one that must be.
     """
 
 
@@ -215,10 +216,92 @@ def _print(document: dict[str, Any]) -> None:
         click.echo(line)
 
 
+@forecast.command()
+@click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="Trace to learn from, instead of a log.")
+@click.option("--format", "forced", metavar="NAME", help="Format of the trace, where it is not told rightly.")
+@click.option(
+    "--import", "number", type=click.IntRange(min=1), metavar="N", help="Import in the database, instead of a log."
+)
+@click.option("--model", default="global", show_default=True, metavar="NAME", help="Model to train.")
+@click.option("--step", default="10m", show_default=True, metavar="TIME", help="Width of a step.")
+@click.option("--service", "services", multiple=True, metavar="PATTERN", help="Only services that match; repeatable.")
+@click.option("--incremental", is_flag=True, help="Go on from what was learned last, on what has come since.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Keep what was learned there, not in the database."
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@database_options
+def train(
+    trace: Path | None,
+    forced: str | None,
+    number: int | None,
+    model: str,
+    step: str,
+    services: tuple[str, ...],
+    incremental: bool,
+    out: Path | None,
+    quiet: bool,
+    database: Database,
+) -> None:
+    """Train the global model on a trace, an import or the live log, and keep what it learned (needs torch).
+
+    The newest fifth of the history, two weeks at most, is not trained on: it says when to stop and how far off
+    quantiles are, and how good the model is. With --incremental it begins from the newest state in the
+    database, or in --out.
+
+    \b
+    Examples:
+      partita forecast train --trace client_rates_600s.csv.gz --out global.npz
+      partita forecast train --dsn postgresql://localhost/partita --incremental
+    """
+    from time import perf_counter
+
+    from partita.controller.backtesting import choose_models, known_models
+    from partita.controller.cli.progress import counting
+    from partita.controller.forecast_training import keep, kept, read_model, training_lines, write_model
+    from partita.controller.forecast_training import train as run
+    from partita.controller.load_series import forecastable, parse_span, picked, series_of_trace
+    from partita.controller.results import check_writable
+    from partita.forecasting import GlobalModel
+
+    if trace is not None and number is not None:
+        raise ConfigError("--trace and --import name two sources; give one", key="--import", value=number)
+    if not isinstance(choose_models([model], known_models())[0], GlobalModel):
+        raise ConfigError(f"{model} is not trained: it learns from each history anew", key="--model", value=model)
+    if out is not None:
+        check_writable(out, "--out")
+    step_s = parse_span(step, "--step")
+    before = None
+    if incremental:
+        if out is not None:
+            before = read_model(out)
+        else:
+            with database.serve() as dsn:
+                before = asyncio.run(kept(dsn, model))
+        if before is None:
+            raise ConfigError(f"there is no trained {model} to go on from: train it first", key="--incremental")
+    if trace is not None:
+        source = series_of_trace(trace, step_s=step_s, forced=forced)
+    else:
+        source = _from_database(database, number, step_s)
+    load = picked(source.series.load, services)
+    load, _ = forecastable(load, load.counts.shape[1])
+    with counting("epochs", quiet=quiet) as told:
+        found = run(load, before, clock=perf_counter, told=told)
+    if out is not None:
+        write_model(out, found.model)
+    else:
+        with database.serve() as dsn:
+            asyncio.run(keep(dsn, found.model))
+    if not quiet:
+        click.echo("\n".join(training_lines(found)))
+
+
 @forecast.command("models")
 @JSON
-def list_models(as_json: bool) -> None:
-    """List the forecasting models, those of plugins too.
+@database_options
+def list_models(as_json: bool, database: Database) -> None:
+    """List the forecasting models, those of plugins too, and what was trained of them where a database runs already.
 
     \b
     Example:
@@ -227,14 +310,43 @@ def list_models(as_json: bool) -> None:
     from partita.controller.backtesting import known_models
 
     known = known_models()
+    trained = _trained(database)
     if as_json:
         from partita.model.plain import to_json
 
-        click.echo(to_json([{"name": n, "from": k.origin, "about": k.about} for n, k in known.items()]))
+        click.echo(
+            to_json(
+                [{"name": n, "from": k.origin, "about": k.about, "trained": trained.get(n)} for n, k in known.items()]
+            )
+        )
         return
     width = max(map(len, known))
     for name, one in known.items():
-        click.echo(f"{name:<{width}}  {one.origin:<8}  {one.about}")
+        newest = trained.get(name)
+        more = f"; newest: {newest['version']}, until {newest['trained_until']}" if newest else ""
+        click.echo(f"{name:<{width}}  {one.origin:<8}  {one.about}{more}")
+
+
+def _trained(database: Database) -> dict[str, Any]:
+    """Return what was trained last of each model; nothing where no database runs, or it is not up to date."""
+    from partita.errors import PartitaError
+    from partita.store import embedded
+    from partita.store.checkpoints import newest_checkpoints
+    from partita.store.connection import connect
+
+    dsn = database.dsn or embedded.status(database.data_dir).dsn
+    if dsn is None:
+        return {}
+
+    async def look() -> Any:
+        async with connect(dsn) as connection:
+            return await newest_checkpoints(connection)
+
+    try:
+        found = asyncio.run(look())
+    except PartitaError:
+        return {}
+    return {name: {**one, "trained_until": f"{one['trained_until']:%Y-%m-%d %H:%M}"} for name, one in found.items()}
 
 
 RUN = click.option("--run", type=click.IntRange(min=1), metavar="N", help="Number of the run.  [default: the last]")

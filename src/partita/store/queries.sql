@@ -147,6 +147,24 @@ FROM forecast WHERE run = $1 ORDER BY horizon, tick DESC;
 -- name: last_forecast_scores
 SELECT * FROM forecast_score WHERE run = $1 AND horizon = $2 ORDER BY tick DESC LIMIT $3;
 
+-- name: add_forecast_model
+INSERT INTO forecast_model (name, version, trained_from, trained_until, step_s, services, sha256, state)
+VALUES ($1, $2, to_timestamp($3), to_timestamp($4), $5, $6, $7, $8);
+
+-- name: drop_old_forecast_models
+DELETE FROM forecast_model WHERE name = $1 AND id NOT IN (
+    SELECT id FROM forecast_model WHERE name = $1 ORDER BY id DESC LIMIT $2
+);
+
+-- name: newest_forecast_model
+SELECT name, version, extract(epoch FROM trained_from)::float8 AS trained_from_s,
+       extract(epoch FROM trained_until)::float8 AS trained_until_s, step_s, services, sha256, state
+FROM forecast_model WHERE name = $1 ORDER BY id DESC LIMIT 1;
+
+-- name: newest_forecast_models
+SELECT DISTINCT ON (name) name, version, trained_until, cardinality(services) AS services, step_s
+FROM forecast_model ORDER BY name, id DESC;
+
 -- name: contents
 SELECT (SELECT count(*) FROM trace_import WHERE state = 'done') AS imports,
        (SELECT coalesce(sum(requests), 0) FROM trace_import WHERE state = 'done')::bigint AS requests,
