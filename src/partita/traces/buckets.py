@@ -26,6 +26,9 @@ UNKNOWN = "unknown-size"
 OCTAVES = tuple(2.0**n for n in range(-10, 31))
 """Edges for sizes of any kind where nobody names any: each is twice the one before."""
 
+FINE_EDGES = tuple(2.0 ** (n / 8) for n in range(-80, 241))
+"""Edges for quantiles of sizes: each is 9 % above the one before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
