@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from partita.controller.backtesting import number, share
 from partita.controller.load_character import character_now
-from partita.controller.load_detail import FINE_S, Detail, edges_in
+from partita.controller.load_detail import Detail, edges_in
 from partita.controller.load_series import LIVE, rows, series_of_live, sizes_of_live
 from partita.controller.trial import SCORES_KEPT
 from partita.controller.whatif.tables import Table
@@ -291,6 +291,9 @@ LATELY_S = 3600.0
 LOOKED_BACK_S = 7 * 86_400.0
 """What burstiness and sizes are forecast from: enough for the same time of former days."""
 
+COARSE_S = 600.0
+"""Width of the steps of what is read along with them, of all services."""
+
 SIZE_LEVELS = (0.5, 0.9, 0.95, 0.99)
 BEFORE_STEPS = 60
 
@@ -328,7 +331,8 @@ async def lately(dsn: str, service: str, shown: Sequence[Shown]) -> tuple[list[S
 async def ahead(dsn: str, run: int, service: str, buckets: Buckets | None) -> dict[str, Any]:
     """Say what is expected of a service's burstiness and sizes, from the live log of the last LOOKED_BACK_S.
 
-    Without `buckets` those are told apart that the service has in the run's own file. Empty where the log holds nothing.
+    Without `buckets` those are told apart that the service has in the run's own file. Empty where the log tells
+    nothing.
     """
     async with connect(dsn) as connection:
         if buckets is None:
@@ -338,10 +342,10 @@ async def ahead(dsn: str, run: int, service: str, buckets: Buckets | None) -> di
         watermark = await read_watermark(connection, LIVE)
     if watermark is None:
         return {}
-    detail = Detail(edges=merged_edges(FINE_EDGES, buckets.of(service)))
+    detail = Detail(edges=merged_edges(FINE_EDGES, buckets.of(service)), only=service)
     since_s = watermark.timestamp() - LOOKED_BACK_S
     try:
-        await series_of_live(dsn, step_s=FINE_S, since_s=since_s, detail=detail)
+        await series_of_live(dsn, step_s=COARSE_S, since_s=since_s, detail=detail)
     except StoreError:
         return {}
     return character_now(detail, service, buckets)

@@ -188,6 +188,17 @@ def character_remarks(document: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def character_table(document: Mapping[str, Any]) -> Table:
+    """Return the table of a report: what forecasts of burstiness and of sizes lost, a row a series."""
+    headings = ("series", "kind", "scored\nwindows", "loss", "last window's\nloss", "ratio")
+    rows = tuple(
+        (name, what, f"{r['n']:,}", number(r["loss"], 5), number(r["naive_loss"], 5), number(r["ratio"], 3))
+        for key, what in (("burstiness", "burstiness"), ("sizes", "sizes"))
+        for name, r in document.get(key, {}).get("services", {}).items()
+    )
+    return Table(headings, rows)
+
+
 # The present ones -----------------------------------------------------------------------------------------------------
 
 

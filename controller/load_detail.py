@@ -20,6 +20,7 @@ from partita.ports import Counts, Rows
 from partita.store.reading import Sized
 from partita.traces.buckets import OCTAVES, Buckets, BySize, merged_edges, size_counts
 from partita.traces.series import Series, Tally
+from partita.traces.services import ServiceMap
 
 FINE_S = 10.0
 """Width of the steps that burstiness is told from, that of the loop's turns; a count trace's own bins where wider."""
@@ -88,11 +89,14 @@ def _is_number(text: object) -> bool:
 class Detail:
     """Takes finer counts and counts by size from the blocks of a source; with `buckets` it names requests by them.
 
-    Sizes are counted between `edges`, and those of the buckets. `fine` are the counts that burstiness is told from, `sizes` those by size, None where the source tells none. Both
-    are there once `finish` has been called.
+    `only` names the one service that is asked about. Sizes are counted between `edges`, and those of the buckets. `fine` are the counts that burstiness is told from,
+    `sizes` those by size, None where the source tells none. Both are there once `finish` has been called.
     """
 
-    def __init__(self, buckets: Buckets | None = None, *, edges: Iterable[float] = OCTAVES) -> None:
+    def __init__(
+        self, buckets: Buckets | None = None, *, edges: Iterable[float] = OCTAVES, only: str | None = None
+    ) -> None:
+        self.only = only
         self.buckets = buckets
         self.fine: Load | None = None
         self.sizes: SizeCounts | None = None
@@ -111,7 +115,9 @@ class Detail:
     def begin(self, bin_s: float | None = None, watermark_s: float | None = None) -> None:
         """Begin with a source whose bins are so wide and which is complete so far; see `Tally`."""
         step_s = FINE_S if not bin_s or (FINE_S % bin_s == 0) else bin_s
-        mapping = None if self.by_size is None else self.by_size.mapping
+        mapping = None if self.only is None else ServiceMap(None, [self.only])
+        if self.by_size is not None:
+            mapping = self.by_size.mapping
         self._fine = Tally(step_s, bin_s=bin_s, mapping=mapping, watermark_s=watermark_s)
         self._sizes = Tally(SIZES_S, mapping=self._grid.mapping, watermark_s=watermark_s)
 

@@ -128,8 +128,9 @@ async def _by_size(
     start, end = (datetime.fromtimestamp(at, UTC) for at in (since_s, whole.watermark_s))
     mapping = None if detail.by_size is None else detail.by_size.mapping
     split = Tally(whole.load.step_s, mapping=mapping, watermark_s=whole.watermark_s)
-    step_s = shared_step_s(whole.load.step_s, FINE_S, SIZES_S)
-    async for found in read_sized(connection, LIVE, detail.edges, step_s, start=start, end=end):
+    step_s = SIZES_S if detail.by_size is None else shared_step_s(whole.load.step_s, FINE_S, SIZES_S)
+    read = read_sized(connection, LIVE, detail.edges, step_s, start=start, end=end, service=detail.only)
+    async for found in read:
         detail.add_sized(found)
         if detail.by_size is not None:
             block = split_counts(found, detail.by_size, detail.edges)

@@ -36,8 +36,8 @@ Array = NDArray[np.float64]
 def stacked_weights(errors: Array, weight: Array) -> Array:
     """Return weights ``(models, services)`` from errors ``(models, services, windows, values)`` of past guesses.
 
-    `weight`, ``(services, windows)``, says how much a window counts (0: not at all). Minimises the summed squares of the
-    weighted mean's errors. Where nothing is known all count the same.
+    `weight`, ``(services, windows)``, says how much a window counts (0: not at all). Minimises the summed squares of
+    the weighted mean's errors. Where nothing is known all count the same.
     """
     wrong = np.where(weight[None, :, :, None] > 0, np.nan_to_num(errors), 0.0)
     gram = np.einsum("mstk,nstk->smn", wrong * weight[None, :, :, None], wrong, optimize=True)
@@ -58,9 +58,9 @@ def stacked_weights(errors: Array, weight: Array) -> Array:
 def guesses(values: Array, mass: Array, day: int, prior: Array, *, kept: float) -> Array:
     """Return what the past up to each window tells of the next, ``(models, services, windows, values)``.
 
-    `values`, ``(services, windows, values)``, are summed, and so is their `mass` ``(services, windows)``; NaN is neither.
-    Each guess is a weighted mean of values by mass, with `prior` (``(values,)``, of mass 1) beside the mean of all
-    time, and that, with a mass of `kept`, beside the others. They are: all time; exponentially forgotten with
+    `values`, ``(services, windows, values)``, are summed, and so is their `mass` ``(services, windows)``; NaN is no
+    mass. Each guess is a weighted mean of values by mass, with `prior` (``(values,)``, of mass 1) beside the mean of
+    all time, and that, with a mass of `kept`, beside the others. They are: all time; exponentially forgotten with
     HALF_LIVES; the same time of the last days, if `day` (the windows in one) is at least 2.
     """
     known = np.isfinite(mass) & np.isfinite(values).all(axis=-1)

@@ -264,4 +264,5 @@ SELECT date_bin($5, ts, 'epoch') AS at, service,
             ELSE cardinality($4::real[]) - width_bucket(-size, $4::real[]) END AS bucket,
        count(*) AS requests
 FROM request_log WHERE source = $1 AND ts >= $2 AND ts < $3
+      AND ($6::text IS NULL OR service = (SELECT id FROM service WHERE name = $6))
 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;

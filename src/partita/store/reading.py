@@ -147,10 +147,18 @@ async def read_rollup(
 
 
 async def read_sized(
-    connection: Connection, source: int, edges: Sequence[float], step_s: float, *, start: datetime, end: datetime
+    connection: Connection,
+    source: int,
+    edges: Sequence[float],
+    step_s: float,
+    *,
+    start: datetime,
+    end: datetime,
+    service: str | None = None,
 ) -> AsyncIterator[Sized]:
     """Yield how many requests of which size the log holds from `start` up to `end`, counted by the database by step.
 
+    Of one service if it is named.
     The roll-up keeps no sizes, so this reads every request: a day at a time, and none of it crosses the wire.
     """
     names = await _service_names(connection)
@@ -160,7 +168,15 @@ async def read_sized(
         high = min(low + timedelta(days=1), end)
         with explained("counting requests by size"):
             found = await fetch_rows(
-                connection, query("sized_requests"), _SIZED, source, low, high, falling, timedelta(seconds=step_s)
+                connection,
+                query("sized_requests"),
+                _SIZED,
+                source,
+                low,
+                high,
+                falling,
+                timedelta(seconds=step_s),
+                service,
             )
         if len(found):
             yield Sized(

@@ -115,8 +115,8 @@ class BySize:
 def size_counts(load: Load, buckets: Buckets, services: Sequence[str]) -> SizeCounts:
     """Put the series of buckets together again, by service; all services have the same edges."""
     row = {name: n for n, name in enumerate(load.services)}
-    known = np.isnan(load.counts).any(axis=0) if load.services else np.zeros(load.counts.shape[1], np.bool_)
-    blank = np.where(known, np.nan, 0.0)
+    gone = np.isnan(load.counts).any(axis=0) if load.services else np.zeros(load.counts.shape[1], np.bool_)
+    blank = np.where(gone, np.nan, 0.0)
     found = [[load.counts[row[name]] if name in row else blank for name in buckets.names(s)] for s in services]
     shape = (len(services), len(buckets.edges) + 2, load.counts.shape[1])
     counts = np.array(found, np.float64).reshape(shape).transpose(0, 2, 1)
