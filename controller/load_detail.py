@@ -89,9 +89,9 @@ def _is_number(text: object) -> bool:
 class Detail:
     """Takes finer counts and counts by size from the blocks of a source; with `buckets` it names requests by them.
 
-    `only` names the one service that is asked about. Sizes are counted between `edges`, and those of the buckets. `fine`
-    are the counts that burstiness is told from, `sizes` those by size, None where the source tells none. Both are there
-    once `finish` has been called.
+    `only` names the one service that is asked about. Sizes are counted between `edges`, and those of the buckets.
+    `fine` are the counts that burstiness is told from, `sizes` those by size, None where the source tells none. Both
+    are there once `finish` has been called.
     """
 
     def __init__(
