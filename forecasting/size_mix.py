@@ -60,8 +60,8 @@ class SizeMix:
         """Return the quantile of some buckets' shares, ``(services, buckets)``."""
         one, other = shares * self.sure[:, None], (1 - shares) * self.sure[:, None]
         with np.errstate(all="ignore"):
-            found: Array = special.betaincinv(np.maximum(one, 1e-9), np.maximum(other, 1e-9), level)
-        return found
+            found = special.betaincinv(np.maximum(one, 1e-9), np.maximum(other, 1e-9), level)
+        return np.asarray(found, np.float64)
 
 
 def forecast_mix(past: SizeCounts) -> SizeMix:
