@@ -249,7 +249,8 @@ def sized(dsn: str) -> None:
         await connection.execute("""
             INSERT INTO request_log (ts, service, size)
             SELECT to_timestamp(6000 + n * 5.0 / 3), 2,
-                   CASE WHEN n % 3 = 2 THEN 'NaN'::real WHEN n % 3 = 1 THEN 100 ELSE 900 END FROM generate_series(0, 1439) n
+                   CASE WHEN n % 3 = 2 THEN 'NaN'::real WHEN n % 3 = 1 THEN 100 ELSE 900 END
+            FROM generate_series(0, 1439) n
         """)
         await connection.execute("""
             INSERT INTO request_rollup (ts, service, requests)
