@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.controller.backtesting import number, share
-from partita.controller.load_series import rows, series_of_live, sizes_of_live
+from partita.controller.load_character import character_now
+from partita.controller.load_detail import Detail, edges_in
+from partita.controller.load_series import LIVE, rows, series_of_live, sizes_of_live
 from partita.controller.trial import SCORES_KEPT
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import moment, span
 from partita.errors import ConfigError, StoreError
 from partita.forecasting.backtest import ADDED_SHARE
 from partita.model.load import Forecast, Load, Scored
-from partita.store.connection import Connection
+from partita.store.connection import Connection, connect, explained
 from partita.store.forecasts import HORIZONS, ForecastRun, read_forecast_run, read_last_forecasts, read_scores
+from partita.store.queries import query
+from partita.store.reading import read_watermark
+from partita.traces.buckets import FINE_EDGES, Buckets, merged_edges
 from partita.traces.series import dispersion
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -282,6 +288,12 @@ def _forecast_cell(middle: float, upper: float, line: int) -> str:
 
 
 LATELY_S = 3600.0
+LOOKED_BACK_S = 7 * 86_400.0
+"""What burstiness and sizes are forecast from: enough for the same time of former days."""
+
+COARSE_S = 600.0
+"""Width of the steps of what is read along with them, of all services."""
+
 SIZE_LEVELS = (0.5, 0.9, 0.95, 0.99)
 BEFORE_STEPS = 60
 
@@ -314,3 +326,26 @@ async def lately(dsn: str, service: str, shown: Sequence[Shown]) -> tuple[list[S
             if sizes.counts.sum():
                 more["sizes"] = {f"{level:g}": float(sizes.quantile(level)[0]) for level in SIZE_LEVELS}
     return found, more
+
+
+async def ahead(dsn: str, run: int, service: str, buckets: Buckets | None) -> dict[str, Any]:
+    """Say what is expected of a service's burstiness and sizes, from the live log of the last LOOKED_BACK_S.
+
+    Without `buckets` those are told apart that the service has in the run's own file. Empty where the log tells
+    nothing.
+    """
+    async with connect(dsn) as connection:
+        if buckets is None:
+            with explained("the look at the journal"):
+                row = await connection.fetchrow(query("run"), run)
+            buckets = edges_in(json.loads(row["scenario"]) if isinstance(row["scenario"], str) else row["scenario"])
+        watermark = await read_watermark(connection, LIVE)
+    if watermark is None:
+        return {}
+    detail = Detail(edges=merged_edges(FINE_EDGES, buckets.of(service)), only=service)
+    since_s = watermark.timestamp() - LOOKED_BACK_S
+    try:
+        await series_of_live(dsn, step_s=COARSE_S, since_s=since_s, detail=detail)
+    except StoreError:
+        return {}
+    return character_now(detail, service, buckets)

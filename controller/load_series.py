@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +14,23 @@ from pathlib import Path
 
 import numpy as np
 
+from partita.controller.load_detail import FINE_S, SIZES_S, Detail, shared_step_s, since_newest, split_counts
 from partita.controller.tracefiles import choose_import, choose_reader, exported_blocks
 from partita.errors import ConfigError, StoreError
 from partita.forecasting.history import LEAST_MEASURED
 from partita.model.load import Load
-from partita.store.connection import connect
-from partita.store.reading import read_gaps, read_late, read_requests, read_rollup, read_span, read_watermark
+from partita.ports import Counts, Rows
+from partita.store.connection import Connection, connect
+from partita.store.reading import (
+    read_gaps,
+    read_late,
+    read_requests,
+    read_rollup,
+    read_sized,
+    read_span,
+    read_watermark,
+)
+from partita.traces.buckets import completed, owner
 from partita.traces.guard import read_blocks
 from partita.traces.series import Series, Tally, roll_up
 from partita.traces.services import ServiceMap
@@ -28,6 +39,8 @@ from partita.traces.sizes import Sizes, sizes_of
 LIVE = 0
 """Number of the source that is the live log."""
 MINUTE_S = 60.0
+MOST_SIZED = 20_000_000
+"""Newest requests whose sizes are looked at in the live log unless buckets are asked for."""
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -49,17 +62,40 @@ class Source:
 
 
 def series_of_trace(
-    path: Path, *, step_s: float | None = None, forced: str | None = None, bin_s: float | None = None
+    path: Path,
+    *,
+    step_s: float | None = None,
+    forced: str | None = None,
+    bin_s: float | None = None,
+    detail: Detail | None = None,
 ) -> Source:
-    """Roll a trace file up; without `step_s` by the minute, or by its own bins where those are wider."""
+    """Roll a trace file up; without `step_s` by the minute, or by its own bins where those are wider.
+
+    `detail` is told what is beside the rate; if it has buckets, the series are those of services and buckets.
+    """
     reader = choose_reader(path, forced=forced, bin_s=bin_s)
     info = reader.info(path)
     step_s = step_s or _default_step(info.bin_s)
-    return Source(str(path), roll_up(read_blocks(reader, path), step_s, bin_s=info.bin_s))
+    return Source(str(path), _rolled(read_blocks(reader, path), step_s, info.bin_s, detail))
 
 
-async def series_of_live(dsn: str, *, step_s: float | None = None, since_s: float | None = None) -> Source:
-    """Roll the live log up to its watermark, by the minute unless told otherwise; StoreError if it is empty."""
+def _rolled(blocks: Iterable[Rows | Counts], step_s: float, bin_s: float | None, detail: Detail | None) -> Series:
+    if detail is None:
+        return roll_up(blocks, step_s, bin_s=bin_s)
+    mapping = None if detail.by_size is None else detail.by_size.mapping
+    series = roll_up(detail.through(blocks, bin_s), step_s, bin_s=bin_s, mapping=mapping)
+    detail.finish()
+    return series
+
+
+async def series_of_live(
+    dsn: str, *, step_s: float | None = None, since_s: float | None = None, detail: Detail | None = None
+) -> Source:
+    """Roll the live log up to its watermark, by the minute unless told otherwise; StoreError if it is empty.
+
+    `detail` as in `series_of_trace`: sizes are counted in the log itself, which the roll-up is held against, so that
+    what only counts tell of is of unknown size.
+    """
     async with connect(dsn) as connection:
         watermark = await read_watermark(connection, LIVE)
         if watermark is None:
@@ -69,18 +105,52 @@ async def series_of_live(dsn: str, *, step_s: float | None = None, since_s: floa
         late = await read_late(connection)
         start = span.first if since_s is None else max(span.first, datetime.fromtimestamp(since_s, UTC))
         tally = Tally(step_s or MINUTE_S, watermark_s=watermark.timestamp())
+        if detail is not None:
+            detail.begin(watermark_s=watermark.timestamp())
         async for block in read_rollup(connection, LIVE, start=start, end=max(watermark, span.end)):
             tally.add(block.counts())
-    return Source("the live log", tally.series(begin_s=start.timestamp(), gaps=gaps, late=late))
+            if detail is not None and detail.by_size is None:
+                detail.add_fine(block.counts())
+        series = tally.series(begin_s=start.timestamp(), gaps=gaps, late=late)
+        if detail is not None:
+            series = await _by_size(connection, detail, series, start.timestamp(), gaps)
+    return Source("the live log", series)
 
 
-def series_of_import(dsn: str, record_number: int, *, step_s: float | None = None) -> Source:
-    """Roll an import up; StoreError if there is none of this number."""
+async def _by_size(
+    connection: Connection, detail: Detail, whole: Series, begin_s: float, gaps: Sequence[tuple[float, float]]
+) -> Series:
+    """Count the live log by size; with buckets return their series instead of the whole ones.
+
+    Without, only the newest requests are looked at: the roll-up keeps no sizes, and a log may hold years.
+    """
+    since_s = begin_s if detail.by_size is not None else max(begin_s, since_newest(whole, MOST_SIZED))
+    start, end = (datetime.fromtimestamp(at, UTC) for at in (since_s, whole.watermark_s))
+    mapping = None if detail.by_size is None else detail.by_size.mapping
+    split = Tally(whole.load.step_s, mapping=mapping, watermark_s=whole.watermark_s)
+    step_s = SIZES_S if detail.by_size is None else shared_step_s(whole.load.step_s, FINE_S, SIZES_S)
+    read = read_sized(connection, LIVE, detail.edges, step_s, start=start, end=end, service=detail.only)
+    async for found in read:
+        detail.add_sized(found)
+        if detail.by_size is not None:
+            block = split_counts(found, detail.by_size, detail.edges)
+            detail.add_fine(block)
+            split.add(block)
+    detail.finish(begin_s=begin_s, sized_s=since_s, gaps=gaps)
+    if detail.buckets is None:
+        return whole
+    return completed(split.series(begin_s=begin_s, gaps=gaps), whole, detail.buckets)
+
+
+def series_of_import(
+    dsn: str, record_number: int, *, step_s: float | None = None, detail: Detail | None = None
+) -> Source:
+    """Roll an import up, as `series_of_trace` does a file; StoreError if there is none of this number."""
     record = asyncio.run(choose_import(dsn, record_number))
     with closing(exported_blocks(dsn, record)) as blocks:
         first, bin_s = next(blocks)
         rest = (block for block, _ in blocks)
-        series = roll_up(chain([first], rest), step_s or _default_step(bin_s), bin_s=bin_s)
+        series = _rolled(chain([first], rest), step_s or _default_step(bin_s), bin_s, detail)
     return Source(f"import {record.id} ({record.file})", series)
 
 
@@ -100,11 +170,16 @@ def picked(load: Load, patterns: Sequence[str]) -> Load:
     """Keep the services whose names match one of the patterns, all without any; ConfigError where none does."""
     if not patterns:
         return load
-    kept = [n for n, name in enumerate(load.services) if any(fnmatchcase(name, p) for p in patterns)]
+    kept = [n for n, name in enumerate(load.services) if any(_matches(name, p) for p in patterns)]
     if not kept:
         known = ", ".join(load.services[:8]) + (", …" if len(load.services) > 8 else "")
         raise ConfigError(f"no service matches {', '.join(patterns)}; there are: {known}", key="--service")
     return rows(load, kept)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Say whether a series is meant: by its name, or by that of the service whose bucket it is."""
+    return fnmatchcase(name, pattern) or fnmatchcase(owner(name), pattern)
 
 
 def forecastable(load: Load, first: int) -> tuple[Load, Mapping[str, str]]:

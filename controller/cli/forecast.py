@@ -13,13 +13,20 @@ from partita.controller.cli.options import Database, command_line, database_opti
 from partita.errors import ConfigError
 
 if TYPE_CHECKING:
+    from partita.controller.load_detail import Detail
     from partita.controller.load_series import Source
     from partita.model.load import Forecast, Load
+    from partita.traces.buckets import Buckets
 
 HORIZONS = "1m,15m,1h,24h"
 KEPT_ORIGINS = 3
 """Forecasts of each model that a report draws."""
 
+BUCKETS = click.option(
+    "--buckets",
+    metavar="EDGES|FILE",
+    help="Tell input sizes apart by these upper edges, with commas between, or by those of a scenario's services.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
@@ -55,6 +62,7 @@ def forecast() -> None:
     "--origins", type=click.IntRange(min=1), default=24, show_default=True, help="From how many instants to forecast."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="What ties are drawn from.")
+@BUCKETS
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write every score there.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML report there.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -70,6 +78,7 @@ def backtest(
     services: tuple[str, ...],
     origins: int,
     seed: int,
+    buckets: str | None,
     json_file: Path | None,
     report: Path | None,
     quiet: bool,
@@ -78,15 +87,19 @@ def backtest(
     """Forecast a trace or the live log from instants in its last week or fifth, and score that by what came.
 
     The error at a horizon is that of the last fifth of the steps up to it. Ratios are against the daily seasonal-naive;
-    docs/forecasting-backtest.md says how each score is reckoned.
+    docs/forecasting-backtest.md says how each score is reckoned. Burstiness and, of single requests, the shares of
+    input sizes are forecast too, and held against their last value. With --buckets there is a series for each service
+    and bucket, such as chat:up-to-512, and one for requests of unknown size.
 
     \b
     Examples:
       partita forecast backtest --trace client_rates_600s.csv.gz --horizons 10m,1h,24h
       partita forecast backtest --trace conv.csv.gz --horizons 1m,5m --step 10s --report out.html
+      partita forecast backtest --trace conv.csv.gz --horizons 1m --step 10s --buckets 512,2048
       partita forecast backtest --dsn postgresql://localhost/partita --models smoothing,last-value --json scores.json
     """
     from partita.controller.backtesting import choose_models, known_models
+    from partita.controller.load_detail import Detail, parse_buckets
     from partita.controller.load_series import parse_span
     from partita.controller.results import check_writable
 
@@ -98,30 +111,32 @@ def backtest(
     wanted = None if horizons is None else tuple(parse_span(text, "--horizons") for text in _names(horizons))
     step_s = None if step is None else parse_span(step, "--step")
     chosen = choose_models(_names(models), known_models())
+    detail = Detail(None if buckets is None else parse_buckets(buckets))
     if trace is not None:
         from partita.controller.load_series import series_of_trace
 
-        source = series_of_trace(trace, step_s=step_s, forced=forced, bin_s=bin_s)
+        source = series_of_trace(trace, step_s=step_s, forced=forced, bin_s=bin_s, detail=detail)
     else:
-        source = _from_database(database, number, step_s)
-    _backtest(source, chosen, wanted, services, origins, seed, json_file, report, quiet)
+        source = _from_database(database, number, step_s, detail)
+    _backtest(source, detail, chosen, wanted, services, origins, seed, json_file, report, quiet)
 
 
 def _names(text: str | None) -> list[str]:
     return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _from_database(database: Database, number: int | None, step_s: float | None) -> Source:
+def _from_database(database: Database, number: int | None, step_s: float | None, detail: Detail) -> Source:
     from partita.controller.load_series import series_of_import, series_of_live
 
     with database.serve() as dsn:
         if number is not None:
-            return series_of_import(dsn, number, step_s=step_s)
-        return asyncio.run(series_of_live(dsn, step_s=step_s))
+            return series_of_import(dsn, number, step_s=step_s, detail=detail)
+        return asyncio.run(series_of_live(dsn, step_s=step_s, detail=detail))
 
 
 def _backtest(
     source: Source,
+    detail: Detail,
     models: Sequence[Any],
     wanted: tuple[float, ...] | None,
     services: Sequence[str],
@@ -135,10 +150,12 @@ def _backtest(
 
     from partita.controller.backtesting import backtest_document
     from partita.controller.cli.progress import counting
+    from partita.controller.load_character import character_scores
     from partita.controller.load_series import forecastable, picked
     from partita.controller.results import result_text, write_whole
     from partita.forecasting.backtest import Settings, choose_origins
     from partita.forecasting.backtest import backtest as run
+    from partita.traces.buckets import owner
 
     load = picked(source.series.load, services)
     settings = Settings(_horizons(wanted, load, source), origins=origins, seed=seed)
@@ -159,6 +176,8 @@ def _backtest(
     with counting("forecasts", quiet=quiet) as told:
         found = _judged(lambda: run(load, models, settings, clock=perf_counter, seen=seen, told=told))
     document = backtest_document(source, found, left_out)
+    owners = list(dict.fromkeys(map(owner, load.services))) if detail.buckets is not None else load.services
+    document |= character_scores(detail, load.services, owners)
     if json_file is not None:
         write_whole(json_file, result_text(document))
     if report is not None:
@@ -210,9 +229,10 @@ def _horizons(wanted: tuple[float, ...] | None, load: Load, source: Source) -> t
 def _print(document: dict[str, Any]) -> None:
     from partita.controller.backtesting import backtest_table, remarks
     from partita.controller.cli.printing import print_table
+    from partita.controller.load_character import character_remarks
 
     print_table(backtest_table(document))
-    for line in remarks(document):
+    for line in (*remarks(document), *character_remarks(document)):
         click.echo(line)
 
 
@@ -396,23 +416,28 @@ async def _read_charges(dsn: str, run: int | None) -> Any:
 @forecast.command()
 @click.argument("service")
 @RUN
+@BUCKETS
 @JSON
 @database_options
-def show(service: str, run: int | None, as_json: bool, database: Database) -> None:
+def show(service: str, run: int | None, buckets: str | None, as_json: bool, database: Database) -> None:
     """Draw the present forecasts of SERVICE, and list their quantiles.
 
     Bars are the median, dots the 95th percentile; at the left of the line is what came before. Of a live cluster it
-    also says how bursty the load is (index of dispersion: 1 for Poisson arrivals) and how large inputs are.
+    also says how bursty the load is (index of dispersion: 1 for Poisson arrivals), how large inputs are, and what is
+    expected of both; with --buckets, or where the service has buckets of its own, also the shares by bucket.
 
     \b
     Examples:
       partita forecast show resnet50
       partita forecast show chat --run 3 --json
+      partita forecast show chat --buckets 512,2048
     """
     from partita.controller.forecastview import run_line, shown_document
+    from partita.controller.load_detail import parse_buckets
 
+    wanted = None if buckets is None else parse_buckets(buckets)
     with database.serve() as dsn:
-        found, shown, more = asyncio.run(_read_shown(dsn, run, service))
+        found, shown, more = asyncio.run(_read_shown(dsn, run, service, wanted))
     if as_json:
         from partita.model.plain import to_json
 
@@ -425,6 +450,7 @@ def show(service: str, run: int | None, as_json: bool, database: Database) -> No
 def _draw(shown: Sequence[Any], more: dict[str, Any]) -> None:
     from partita.controller.cli.printing import print_table
     from partita.controller.forecastview import chart_lines, shown_heading, shown_table
+    from partita.controller.load_character import character_lines, shares_table
 
     for one in shown:
         click.echo(f"\n{shown_heading(one)}")
@@ -437,10 +463,14 @@ def _draw(shown: Sequence[Any], more: dict[str, Any]) -> None:
             f"P{float(level) * 100:g} {float(f'{size:.3g}'):,g}" for level, size in more["sizes"].items()
         )
         click.echo(f"Input sizes over the last hour: {listed}")
+    for line in character_lines(more):
+        click.echo(line)
+    if (table := shares_table(more)) is not None:
+        print_table(table)
 
 
-async def _read_shown(dsn: str, run: int | None, service: str) -> Any:
-    from partita.controller.forecastview import lately, read_shown
+async def _read_shown(dsn: str, run: int | None, service: str, buckets: Buckets | None) -> Any:
+    from partita.controller.forecastview import ahead, lately, read_shown
     from partita.store.connection import connect
 
     async with connect(dsn) as connection:
@@ -448,4 +478,4 @@ async def _read_shown(dsn: str, run: int | None, service: str) -> Any:
     if found.kind != "live":
         return found, shown, {}
     shown, more = await lately(dsn, service, shown)
-    return found, shown, more
+    return found, shown, {**more, **await ahead(dsn, found.id, service, buckets)}

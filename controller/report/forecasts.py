@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from partita.controller.backtesting import backtest_table, rank, remarks
+from partita.controller.load_character import character_remarks, character_table
 from partita.controller.report.frame import beside, dot, figure_card, folded, page, run_again
 from partita.controller.results import write_whole
 from partita.controller.whatif.tables import Table
@@ -65,6 +66,7 @@ def _parts(
     yield "<h2>Errors over time</h2>"
     yield '<p class="soft">By when the forecast was made, all series together.</p>'
     yield from _errors(found)
+    yield from _character(document)
     yield f"<h2>Run it again</h2>{run_again(command, [document['seed']], document['versions'])}"
     yield folded("Every score", document["scores"])
 
@@ -113,6 +115,19 @@ def _errors(found: Backtest) -> Iterator[str]:
             wrong[model] = np.where(truth > 0, errors.wrong[horizon].sum(axis=1) / np.maximum(truth, 1e-300), np.nan)
         above = f"<h3>{escape(span(horizon_s))} ahead</h3>"
         yield figure_card(errors_figure(at, wrong), f"errors{horizon}", zooms=True, above=above)
+
+
+def _character(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how well burstiness and sizes were foretold, a row a series, where there is anything to tell."""
+    lines = list(character_remarks(document))
+    if not lines:
+        return
+    yield "<h2>Burstiness and input sizes</h2>"
+    yield "".join(f'<p class="soft">{escape(line)}</p>' for line in lines)
+    table = character_table(document)
+    heads = "".join(f"<th>{escape(heading).replace(chr(10), '<br>')}</th>" for heading in table.headings)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in table.rows)
+    yield f'<div class="card scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _known(value: object) -> float:

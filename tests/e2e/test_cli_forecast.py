@@ -77,6 +77,64 @@ def test_a_backtest_from_trace_to_page(trace: Path, tmp_path: Path, capsys: pyte
     assert "src=" not in text.split("<body>")[1]
 
 
+@pytest.fixture
+def sized(tmp_path: Path) -> Path:
+    """Two hours of requests with sizes, one in fifty without, and of another service without any."""
+    rng = np.random.default_rng(12)
+    at, size = np.sort(rng.uniform(0, 7200, 8000)), rng.lognormal(5, 1, 8000)
+    lines = ["ts,service,size"]
+    lines += [
+        f"{seconds:.6f},{'bare' if n % 5 == 0 else 'chat'},{'' if n % 50 == 1 or n % 5 == 0 else f'{size[n]:.1f}'}"
+        for n, seconds in enumerate(at)
+    ]
+    path = tmp_path / "requests.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_backtest_by_size_bucket(sized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--trace", sized, "--horizons", "5m", "--origins", 4, "--models", "last-value")
+    out, page = tmp_path / "s.json", tmp_path / "p.html"
+    code, told, err = partita(capsys, "backtest", *common, "--buckets", "128,512", "--json", out, "--report", page)
+    assert code == 0, err
+    found = json.loads(out.read_text())
+    names = {"chat:up-to-128", "chat:up-to-512", "chat:over-512", "chat:unknown-size", "bare:unknown-size"}
+    assert found["services"].keys() == names
+    assert {r["service"] for r in found["scores"]} == names
+    assert found["burstiness"]["services"].keys() == names
+    burst = found["burstiness"]["services"]["chat:up-to-128"]
+    assert burst["n"] > 5
+    assert burst["ratio"] == pytest.approx(burst["loss"] / burst["naive_loss"])
+    assert burst["index"] == pytest.approx(1.0, abs=0.2)  # the instants are drawn evenly
+    assert found["sizes"]["services"].keys() == {"chat"}  # the other one told no size
+    sizes = found["sizes"]["services"]["chat"]
+    assert sizes["unknown_share"] == pytest.approx(1 / 40, abs=0.01)
+    assert sizes["ratio"] < 1.0  # sizes are drawn from one law: more of the past knows it better
+    assert {"Burstiness", "Input"} <= {line.split()[0] for line in told.splitlines() if line.strip()}
+    assert "<h2>Burstiness and input sizes</h2>" in page.read_text()
+    assert partita(capsys, "backtest", *common, "--json", out, "--quiet") == (0, "", "")
+    whole = json.loads(out.read_text())
+    assert whole["services"].keys() == {"chat", "bare"}
+    parts = sum(one["mean_rps"] for name, one in found["services"].items() if name.startswith("chat:"))
+    assert parts == pytest.approx(whole["services"]["chat"]["mean_rps"])
+    assert (
+        partita(capsys, "backtest", *common, "--buckets", "128", "--service", "bare", "--json", out, "--quiet")[0] == 0
+    )
+    assert json.loads(out.read_text())["services"].keys() == {"bare:unknown-size"}
+
+
+@pytest.mark.parametrize(
+    ("buckets", "sentence"),
+    [
+        ("512,128", "--buckets: edges of sizes must be above 0 and rise, like 128,512,2048"),
+        ("many", "--buckets: 'many' is neither edges of input sizes like 128,512,2048 nor a file"),
+        ("128", "--buckets: counts tell no input sizes: buckets need a source of single requests"),
+    ],
+)
+def test_buckets_that_cannot_be(trace: Path, capsys: pytest.CaptureFixture[str], buckets: str, sentence: str) -> None:
+    assert partita(capsys, "backtest", "--trace", trace, "--buckets", buckets) == (2, "", f"Error: {sentence}\n")
+
+
 def test_the_same_backtest_gives_the_same_scores(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

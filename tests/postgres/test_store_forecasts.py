@@ -13,6 +13,7 @@ from miniature import Stage, even, gpus, make_loop, service
 
 from partita import __version__
 from partita.controller.cli.main import main
+from partita.controller.load_detail import Detail
 from partita.controller.load_series import series_of_import, series_of_live
 from partita.controller.tracefiles import choose_reader, import_trace
 from partita.errors import StoreError
@@ -23,6 +24,7 @@ from partita.ports import Tick
 from partita.store.connection import Connection, connect
 from partita.store.forecasts import read_forecast_run, read_last_forecasts, read_scores
 from partita.store.journal import PostgresJournal, begin_run
+from partita.traces.buckets import Buckets
 
 SERVICES = (service("a"), service("b"))
 BUSY = (even(300.0, 400.0), even(100.0, 400.0))
@@ -236,6 +238,86 @@ def test_show_says_what_came_before_in_a_live_cluster(pg_dsn: str, capsys: pytes
     found = json.loads(partita(capsys, pg_dsn, "show", "chat", "--json")[1])
     assert found["dispersion"] == pytest.approx(14.2857 / (60 / 7), rel=1e-3)
     assert found["sizes"]["0.95"] == pytest.approx(200.0, rel=0.01)
+
+
+def sized(dsn: str) -> None:
+    """Write a live log of 40 minutes, six requests in ten seconds: sizes 100 and 900 in turn, every third without."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("INSERT INTO service (name) VALUES ('embed'), ('chat')")
+        await connection.execute("SELECT ensure_partitions(to_timestamp(6000), to_timestamp(8400))")
+        await connection.execute("""
+            INSERT INTO request_log (ts, service, size)
+            SELECT to_timestamp(6000 + n * 5.0 / 3), 2,
+                   CASE WHEN n % 3 = 2 THEN 'NaN'::real WHEN n % 3 = 1 THEN 100 ELSE 900 END
+            FROM generate_series(0, 1439) n
+        """)
+        await connection.execute("""
+            INSERT INTO request_rollup (ts, service, requests)
+            SELECT date_trunc('second', ts), service, count(*) FROM request_log GROUP BY 1, 2
+        """)
+        # what a client gave up the rows of is in the roll-up alone
+        await connection.execute("UPDATE request_rollup SET requests = requests + 4 WHERE ts = to_timestamp(6000)")
+        await connection.execute("INSERT INTO watermark VALUES (0, to_timestamp(8400))")
+        await connection.execute("INSERT INTO log_gap VALUES ('-infinity', to_timestamp(6000))")
+
+    on(dsn, work)
+
+
+def test_the_live_log_by_size_bucket(pg_dsn: str) -> None:
+    sized(pg_dsn)
+    detail = Detail(Buckets((100.0, 500.0)))
+    found = asyncio.run(series_of_live(pg_dsn, step_s=60.0, detail=detail)).series.load
+    assert found.services == ("chat:up-to-100", "chat:up-to-500", "chat:over-500", "chat:unknown-size")
+    assert found.counts.shape == (4, 40)
+    assert found.counts[:, 0].tolist() == [12.0, 0.0, 12.0, 16.0]
+    assert (found.counts[:, 1:] == [[12.0], [0.0], [12.0], [12.0]]).all()
+    whole = asyncio.run(series_of_live(pg_dsn, step_s=60.0)).series.load
+    np.testing.assert_array_equal(found.counts.sum(axis=0), whole.counts[0])
+    assert detail.fine is not None
+    assert detail.fine.counts[:, :1].tolist() == [[2.0], [0.0], [2.0], [2.0]]
+    assert detail.sizes is not None
+    assert detail.sizes.services == ("chat",)
+    assert detail.sizes.counts.sum() == 960
+
+
+def test_an_import_by_size_bucket(pg_dsn: str, tmp_path: Any) -> None:
+    path = tmp_path / "requests.csv"
+    rows = [f"{n},chat,{'' if n % 3 == 2 else 100 + 800 * (n % 3)}" for n in range(600)]
+    path.write_text("\n".join(["ts,service,size", *rows]))
+    asyncio.run(import_trace(pg_dsn, path, choose_reader(path)))
+    split = series_of_import(pg_dsn, 1, step_s=10.0, detail=Detail(Buckets((500.0,)))).series.load
+    whole = series_of_import(pg_dsn, 1, step_s=10.0).series.load
+    assert set(split.services) == {"chat:up-to-500", "chat:over-500", "chat:unknown-size"}
+    np.testing.assert_array_equal(split.counts.sum(axis=0), whole.counts[0])
+
+
+def test_show_says_what_is_expected_of_burstiness_and_sizes(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sized(pg_dsn)
+
+    async def work(connection: Connection) -> None:
+        file = {"services": [{"name": "chat", "buckets": [], "latency": {"100": {}, "1000": {}}}]}
+        run = await begin_run(connection, kind="live", policy="reactive", scenario=file)
+        made = Forecast(("chat",), 8400.0, 10.0, (0.5, 0.95), np.array([[[1.0, 1.0], [2.0, 3.0]]]), "m", 80.0)
+        await PostgresJournal(connection, run).record(played_tick(made))
+
+    on(pg_dsn, work)
+    code, out, err = partita(capsys, pg_dsn, "show", "chat")
+    assert code == 0, err
+    assert "Index of dispersion in the next" in out
+    assert "Input sizes in the next" in out
+    assert "33.3 % of the requests told no size; they are in no share." in out
+    assert "up to 1000" in out  # its own edges, from the run's file
+    found = json.loads(partita(capsys, pg_dsn, "show", "chat", "--json", "--buckets", "500")[1])
+    small, large = found["size_mix"]["shares"]
+    assert (small["over"], small["up_to"], large["up_to"]) == (0.0, 500.0, None)
+    for bucket in (small, large):
+        assert bucket["low"] < bucket["expected"] < bucket["high"]
+        assert bucket["now"] == pytest.approx(0.5, abs=0.03)
+        assert bucket["expected"] == pytest.approx(0.5, abs=0.03)
+    assert found["size_mix"]["quantiles"]["0.99"]["expected"] == pytest.approx(900, rel=0.1)
+    assert found["burstiness"]["expected"] < 0.2  # they come at even distances
+    assert found["burstiness"]["expected"] <= found["burstiness"]["p95"]
 
 
 def played_tick(made: Forecast) -> Tick:

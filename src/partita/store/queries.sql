@@ -274,3 +274,13 @@ FROM log_gap ORDER BY log_gap.begins;
 -- name: live_begin
 SELECT least((SELECT min(ts) FROM request_rollup WHERE source = 0),
              (SELECT min(ends) FROM log_gap WHERE begins = '-infinity'));
+
+-- name: sized_requests
+-- A bucket is the number of edges (falling, negative) that a size exceeds; -1 where no size was logged.
+SELECT date_bin($5, ts, 'epoch') AS at, service,
+       CASE WHEN size IS NULL OR size = 'NaN' THEN -1
+            ELSE cardinality($4::real[]) - width_bucket(-size, $4::real[]) END AS bucket,
+       count(*) AS requests
+FROM request_log WHERE source = $1 AND ts >= $2 AND ts < $3
+      AND ($6::text IS NULL OR service = (SELECT id FROM service WHERE name = $6))
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
