@@ -15,7 +15,7 @@ from datetime import date
 from time import process_time
 from typing import TypeVar
 
-from bench_forecast_blend import random_load
+from bench_forecast_speed import random_load
 
 from partita.forecasting import GLOBAL, LEVELS
 from partita.model.load import Load
