@@ -125,7 +125,9 @@ def _names(text: str | None) -> list[str]:
     return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _from_database(database: Database, number: int | None, step_s: float | None, detail: Detail) -> Source:
+def _from_database(
+    database: Database, number: int | None, step_s: float | None, detail: Detail | None = None
+) -> Source:
     from partita.controller.load_series import series_of_import, series_of_live
 
     with database.serve() as dsn:
