@@ -22,12 +22,12 @@ from partita.model.plan import OptionValue, Plan, feasible
 from partita.model.service import Service
 from partita.plugins.host import PluginHost
 from partita.ports import ANYTHING, Capabilities, Discipline, Forecaster
-from partita.traces.services import by_detail
 from partita.replay.cluster import Delays
 from partita.replay.disciplines import DISCIPLINES
 from partita.replay.failures import Failure, draw_failures
 from partita.replay.pools import AS_MEASURED, Variation
 from partita.replay.rehearsal import Rehearser
+from partita.traces.services import by_detail
 
 FAILURES, REHEARSALS, SIZES = 1, 2, 3
 """What is drawn beside the arrivals, each from the run's seed and a number of its own."""

@@ -121,7 +121,6 @@ class Setup(Entry):
             for problem, key in _never_served(entry.service(), instances, self.overheads()):
                 refuse(problem, "services", at, key)
 
-
     def _check_forecast(self, *, dated: bool, begins: bool) -> None:
         """Refuse patterns that match nothing, dates where time has none, and times after a start that there is not."""
         names = [entry.name for entry in self.service_entries]

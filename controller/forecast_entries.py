@@ -87,7 +87,9 @@ class CalendarEntry(Entry):
             refuse(f"{self.floor_rps:g} is above ceiling_rps, {self.ceiling_rps:g}", "floor_rps")
         if self.from_ is not None and self.to is not None:
             if is_date(self.from_) != is_date(self.to):
-                refuse(f"{self.to!r} and from, {self.from_!r}, should both be dates or both times after the start", "to")
+                refuse(
+                    f"{self.to!r} and from, {self.from_!r}, should both be dates or both times after the start", "to"
+                )
             if _seconds(self.to, 0, 1.0) <= _seconds(self.from_, 0, 1.0):
                 refuse(f"{self.to!r} must be after from, {self.from_!r}", "to")
         return self

@@ -81,8 +81,9 @@ class Trial:
 
     `losses`, `naive_losses` and `rates` (what came, as the unit of both) have shape ``(services, scores)``. `demoted`
     says whose forecast is the naive one's; `failed` why the model gave none at the last turn; `restored` names the
-    services that it was given back at the last turn, `beyond` those whose forecast of it was beyond reach. After `faults` turns in a row without
-    one that it ought to have given the model is not asked before turn `asked_from`, and has been so `benches` times.
+    services that it was given back at the last turn, `beyond` those whose forecast of it was beyond reach. After
+    `faults` turns in a row in which it ought to have given one, the model is not asked before turn `asked_from`; that
+    has been so `benches` times.
     """
 
     waiting: tuple[Waiting, ...] = ()
@@ -233,9 +234,7 @@ def forecast(
     plain = naive.forecast(history if np.isfinite(latest).any(axis=1).all() else seen, steps=steps, levels=LEVELS)
     number = len(seen.services)
     demoted = trial.demoted if trial.demoted.size == number else np.zeros(number, np.bool_)
-    trial = replace(
-        trial, demoted=demoted, services=seen.services, name=model.name, naive_name=naive.name, beyond=()
-    )
+    trial = replace(trial, demoted=demoted, services=seen.services, name=model.name, naive_name=naive.name, beyond=())
     if made is None:
         instead = replace(plain, model=f"{naive.name}, in place of {model.name}")
         return trial, calendar.applied(instead, seen)

@@ -19,7 +19,8 @@ from partita.forecasting.quantiles import LEVELS
 from partita.model.load import Forecast, Load
 from partita.ports import Forecaster
 
-WEEK_S = 7 * 86_400.0
+DAY_S = 86_400.0
+WEEK_S = 7 * DAY_S
 WEEKS_BACK = 4
 """Weeks in which a holiday looks for the day that it is like: one may be a holiday itself, or not be measured."""
 
@@ -88,10 +89,10 @@ class Calendar:
         `history` is the one that it was made from.
         """
         told = dict[str, str]()
-        changed = made
+        changed = self._shaped(made, history, told)
         for change, effect in _STAGES:
             for event in self.events:
-                rps = change(event, changed, history)
+                rps = change(event, changed)
                 if not np.array_equal(rps, changed.rps):
                     told[event.name] = f"{told.get(event.name, event.name)} {effect(event)}"
                     changed = replace(changed, rps=rps)
@@ -102,6 +103,15 @@ class Calendar:
             return made
         more = f" and {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
         return replace(changed, model=f"{made.model}; calendar: {', '.join([*told.values()][:MOST_NAMED])}{more}")
+
+    def _shaped(self, made: Forecast, history: Load, told: dict[str, str]) -> Forecast:
+        """Return a forecast with the rates of holidays, and tell of those that there are."""
+        for event in self.events:
+            rps = _shaped(event, made, history) if event.back_s else made.rps
+            if not np.array_equal(rps, made.rps):
+                told[event.name] = f"{event.name} like {event.back_s / DAY_S:g} days before"
+                made = replace(made, rps=rps)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +142,6 @@ def _in_forecast(event: Event, made: Forecast) -> tuple[NDArray[np.bool_], NDArr
 
 def _shaped(event: Event, made: Forecast, history: Load) -> NDArray[np.float64]:
     """Give the steps of a holiday the rates of the day that it is like; quantiles keep their distance, as shares."""
-    if not event.back_s:
-        return made.rps
     rows, inside = _in_forecast(event, made)
     rps, middle = made.rps.copy(), made.quantile(0.5)
     for step in np.flatnonzero(inside >= 0.5):
@@ -162,21 +170,21 @@ def _former(event: Event, history: Load, at_s: float) -> NDArray[np.float64]:
     return found
 
 
-def _multiplied(event: Event, made: Forecast, history: Load) -> NDArray[np.float64]:
+def _multiplied(event: Event, made: Forecast) -> NDArray[np.float64]:
     if event.factor == 1.0:
         return made.rps
     rows, inside = _in_forecast(event, made)
     return np.where(rows[:, None, None], made.rps * _factor(event, inside), made.rps)
 
 
-def _raised(event: Event, made: Forecast, history: Load) -> NDArray[np.float64]:
+def _raised(event: Event, made: Forecast) -> NDArray[np.float64]:
     """Hold the floor in every step that the entry touches."""
     rows, inside = _in_forecast(event, made)
     floor = np.where(rows[:, None, None] & (inside > 0), event.floor_rps, 0.0)
     return np.maximum(made.rps, floor)
 
 
-def _capped(event: Event, made: Forecast, history: Load) -> NDArray[np.float64]:
+def _capped(event: Event, made: Forecast) -> NDArray[np.float64]:
     """Hold the ceiling in every step that lies wholly in the entry."""
     rows, inside = _in_forecast(event, made)
     return np.minimum(made.rps, np.where(rows[:, None, None] & (inside >= 1), event.ceiling_rps, inf))
@@ -192,15 +200,13 @@ def _touches(event: Event, history: Load) -> bool:
     return bool(inside.any() and event.rows(history.services).any())
 
 
-_STAGES: tuple[
-    tuple[Callable[[Event, Forecast, Load], NDArray[np.float64]], Callable[[Event], str]],
-    ...,
-] = (
-    (_shaped, lambda e: f"like {e.back_s / 86_400.0:g} days before"),
+_Change = Callable[[Event, Forecast], NDArray[np.float64]]
+
+_STAGES: tuple[tuple[_Change, Callable[[Event], str]], ...] = (
     (_multiplied, lambda e: f"×{e.factor:g}"),
     (_raised, lambda e: f"≥{e.floor_rps:g}/s"),
     (_capped, lambda e: f"≤{e.ceiling_rps:g}/s"),
 )
-"""What is done to a forecast, in this order, and how it is told."""
+"""What is done to a forecast after holidays, in this order, and how it is told."""
 
 NO_CALENDAR = Calendar()

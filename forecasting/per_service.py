@@ -22,7 +22,9 @@ class PerService:
     @property
     def name(self) -> str:
         """The models' names, the default one first."""
-        return ", ".join(dict.fromkeys((self.default.name, *(self.by_service[s].name for s in sorted(self.by_service)))))
+        return ", ".join(
+            dict.fromkeys((self.default.name, *(self.by_service[s].name for s in sorted(self.by_service))))
+        )
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if any of the models cannot."""
@@ -32,9 +34,7 @@ class PerService:
         made = []
         for model in models:
             rows = np.flatnonzero([own is model for own in chosen])
-            part = Load(
-                tuple(history.services[n] for n in rows), history.start_s, history.step_s, history.counts[rows]
-            )
+            part = Load(tuple(history.services[n] for n in rows), history.start_s, history.step_s, history.counts[rows])
             made.append(model.forecast(part, steps=steps, levels=levels))
             rps[rows] = made[-1].rps
         text = "; ".join(dict.fromkeys(one.model for one in made))

@@ -10,9 +10,7 @@ from partita.errors import ConfigError
 from partita.plugins.host import PluginHost
 
 
-def check_runs(
-    disciplines: Iterable[str], policies: Iterable[str | None], scenarios: Iterable[Setup] = ()
-) -> None:
+def check_runs(disciplines: Iterable[str], policies: Iterable[str | None], scenarios: Iterable[Setup] = ()) -> None:
     """Raise ConfigError for a discipline, policy or forecasting model that nobody knows."""
     host = PluginHost.load()
     there = known_disciplines(host)
