@@ -70,8 +70,7 @@ class CalendarEntry(Entry):
 
     @model_validator(mode="after")
     def _say_something(self) -> Self:
-        bounds = (self.floor_rps, self.ceiling_rps)
-        if self.factor == 1.0 and self.holiday is None and bounds == (None, None):
+        if self.factor == 1.0 and self.holiday is None and self.floor_rps is None and self.ceiling_rps is None:
             refuse(f"{self.name!r} changes nothing: give factor, floor_rps, ceiling_rps or holiday")
         if self.holiday is not None:
             if not is_date(self.holiday):
@@ -83,7 +82,7 @@ class CalendarEntry(Entry):
             refuse(f"{self.like!r} belongs to a holiday, and none is given", "like")
         elif self.factor != 1.0 and self.from_ is None and self.to is None:
             refuse(f"{self.factor:g} needs from or to: a factor that always holds is no event", "factor")
-        if None not in bounds and bounds[0] > bounds[1]:  # type: ignore[operator]
+        if self.floor_rps is not None and self.ceiling_rps is not None and self.floor_rps > self.ceiling_rps:
             refuse(f"{self.floor_rps:g} is above ceiling_rps, {self.ceiling_rps:g}", "floor_rps")
         if self.from_ is not None and self.to is not None:
             if is_date(self.from_) != is_date(self.to):

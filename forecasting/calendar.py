@@ -19,8 +19,7 @@ from partita.forecasting.quantiles import LEVELS
 from partita.model.load import Forecast, Load
 from partita.ports import Forecaster
 
-DAY_S = 86_400.0
-WEEK_S = 7 * DAY_S
+WEEK_S = 7 * 86_400.0
 WEEKS_BACK = 4
 """Weeks in which a holiday looks for the day that it is like: one may be a holiday itself, or not be measured."""
 
@@ -58,8 +57,9 @@ class Event:
     def inside(self, start_s: float, step_s: float, steps: int) -> NDArray[np.float64]:
         """Return the part of each step that lies in it, 0 to 1."""
         begin = start_s + step_s * np.arange(steps)
-        shared: NDArray[np.float64] = np.minimum(begin + step_s, self.to_s) - np.maximum(begin, self.from_s)
-        return np.clip(shared / step_s, 0.0, 1.0)
+        shared = np.minimum(begin + step_s, self.to_s) - np.maximum(begin, self.from_s)
+        part: NDArray[np.float64] = np.clip(shared / step_s, 0.0, 1.0)
+        return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,6 @@ class Calendar:
     def cleaned(self, history: Load) -> Load:
         """Return a history as it would have been without past events."""
         counts, steps = history.counts, history.counts.shape[1]
-        late = max(LATE_STEPS, round(LATE_S / history.step_s))
         for event in self.events:
             if not _touches(event, history):
                 continue
@@ -79,8 +78,7 @@ class Calendar:
             if event.factor != 1.0:
                 counts = np.where(rows[:, None], counts / _factor(event, inside), counts)
             if event.back_s:
-                old = (inside > 0) & (np.arange(steps) < steps - late)
-                counts = np.where(rows[:, None] & old, np.nan, counts)
+                counts = np.where(rows[:, None] & _forgotten(event, history), np.nan, counts)
         return history if counts is history.counts else replace(history, counts=counts)
 
     def applied(self, made: Forecast, history: Load) -> Forecast:
@@ -97,7 +95,8 @@ class Calendar:
                     told[event.name] = f"{told.get(event.name, event.name)} {effect(event)}"
                     changed = replace(changed, rps=rps)
         for event in self.events:
-            if event.name not in told and (event.factor != 1.0 or event.back_s) and _touches(event, history):
+            forgotten = event.factor != 1.0 or _forgotten(event, history).any()
+            if event.name not in told and forgotten and _touches(event, history):
                 told[event.name] = f"{event.name} taken out of the past"
         if not told:
             return made
@@ -109,7 +108,7 @@ class Calendar:
         for event in self.events:
             rps = _shaped(event, made, history) if event.back_s else made.rps
             if not np.array_equal(rps, made.rps):
-                told[event.name] = f"{event.name} like {event.back_s / DAY_S:g} days before"
+                told[event.name] = f"{event.name} like {7 * event.back_s / event.week_s:g} days before"
                 made = replace(made, rps=rps)
         return made
 
@@ -181,18 +180,30 @@ def _raised(event: Event, made: Forecast) -> NDArray[np.float64]:
     """Hold the floor in every step that the entry touches."""
     rows, inside = _in_forecast(event, made)
     floor = np.where(rows[:, None, None] & (inside > 0), event.floor_rps, 0.0)
-    return np.maximum(made.rps, floor)
+    raised: NDArray[np.float64] = np.maximum(made.rps, floor)
+    return raised
 
 
 def _capped(event: Event, made: Forecast) -> NDArray[np.float64]:
     """Hold the ceiling in every step that lies wholly in the entry."""
     rows, inside = _in_forecast(event, made)
-    return np.minimum(made.rps, np.where(rows[:, None, None] & (inside >= 1), event.ceiling_rps, inf))
+    ceiling = np.where(rows[:, None, None] & (inside >= 1), event.ceiling_rps, inf)
+    capped: NDArray[np.float64] = np.minimum(made.rps, ceiling)
+    return capped
 
 
 def _factor(event: Event, inside: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the factor of steps that lie in an event in part."""
     return 1.0 + inside * (event.factor - 1.0)
+
+
+def _forgotten(event: Event, history: Load) -> NDArray[np.bool_]:
+    """Say which steps of a history are those of a holiday, but for the latest."""
+    steps = history.counts.shape[1]
+    if not event.back_s:
+        return np.zeros(steps, np.bool_)
+    late = max(LATE_STEPS, round(LATE_S / history.step_s))
+    return (event.inside(history.start_s, history.step_s, steps) > 0) & (np.arange(steps) < steps - late)
 
 
 def _touches(event: Event, history: Load) -> bool:

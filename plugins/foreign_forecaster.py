@@ -42,7 +42,7 @@ class ForeignForecaster:
         """Ask the model; ForecastError if it has too little history, PluginError if it gave nothing usable."""
         arguments = {"name": self.name, "history": history, "steps": steps, "levels": tuple(levels)}
         try:
-            answer = self.ask(self.plugin, FORECAST, arguments)
+            answer: Any = self.ask(self.plugin, FORECAST, arguments)
         except self.fault as problem:
             raise PluginError(str(problem), plugin=self.plugin.name, hook=HOOK) from problem
         match answer:

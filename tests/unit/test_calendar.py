@@ -8,7 +8,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partita.controller.trial import Trial, forecast, judged, remark
@@ -155,6 +155,11 @@ def test_a_past_holiday_is_not_measured_but_for_what_is_new() -> None:
     assert np.isfinite(seen.counts[0, -LATE_STEPS:]).all()
     assert np.isfinite(seen.counts[1:]).all()
     assert np.isfinite(load.counts).all()  # what was measured stays as it was
+    calendar = Calendar((holiday,))
+    assert calendar.applied(made_from(seen), seen).model == "model; calendar: h taken out of the past"
+    late = replace(load, start_s=load.end_s - 5 * HOUR_S, counts=load.counts[:, -5:])
+    assert calendar.cleaned(late).counts.tolist() == late.counts.tolist()
+    assert calendar.applied(made_from(late), late).model == "model"
 
 
 # Whatever the entries -------------------------------------------------------------------------------------------------
@@ -177,6 +182,7 @@ def events(draw: st.DrawFn) -> Event:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(events(), max_size=5), st.integers(0, 2**32 - 1))
 def test_forecasts_stay_sound(found: list[Event], seed: int) -> None:
     rng = np.random.default_rng(seed)
