@@ -7,7 +7,8 @@ tried meanwhile. Four rules, from the slow to the quick one:
 - Over the last forecasts its loss is more than DEMOTE_ABOVE times the naive one's.
 - Its losses beyond that, summed over the newest forecasts, however few, come to more than ALARM usual losses of the
   naive one (a cumulative sum test: Page 1954). One forecast that is wrong beyond measure is enough.
-- The same of a forecast of which only the first steps have come, so that a far one need not end first.
+- The same of a far forecast of which only the first steps have come: it need not end first. A near one soon ends, and
+  its single steps are chance.
 - Before it is used: what no history of the service's could make anybody say (`_beyond_reach`) is not used at all.
 
 A model that gives no forecast is replaced at that turn, and after some such turns it is not asked for a while.
@@ -128,7 +129,8 @@ def judged(trial: Trial, horizon: str, measured: Load) -> tuple[Trial, tuple[Sco
             scored.append(_scored(waiting, horizon, _during(made, measured), trial))
     if not trial.waiting or _is_new(trial.waiting[0].model, measured):
         return (replace(trial, restored=()) if trial.restored else trial), ()
-    return _ruled(replace(trial, waiting=tuple(left)), scored, measured), tuple(scored)
+    under_way = tuple(left) if horizon == "far" else ()
+    return _ruled(replace(trial, waiting=tuple(left)), scored, under_way, measured), tuple(scored)
 
 
 def _is_new(made: Forecast, measured: Load) -> bool:
@@ -161,7 +163,7 @@ def _scored(waiting: Waiting, horizon: str, truth: Load, trial: Trial) -> Scored
     )
 
 
-def _ruled(trial: Trial, scored: Sequence[Scored], measured: Load) -> Trial:
+def _ruled(trial: Trial, scored: Sequence[Scored], under_way: Sequence[Waiting], measured: Load) -> Trial:
     number = len(measured.services)
     fresh = Trial(waiting=trial.waiting) if trial.demoted.size != number else trial
     kept = [_rows(old, number) for old in (fresh.losses, fresh.naive_losses, fresh.rates)]
@@ -174,7 +176,7 @@ def _ruled(trial: Trial, scored: Sequence[Scored], measured: Load) -> Trial:
         kept = [np.concatenate(both, axis=1)[:, -SCORES_KEPT:] for both in zip(kept, columns, strict=True)]
     ruled = replace(trial, losses=kept[0], naive_losses=kept[1], rates=kept[2], services=measured.services)
     was = fresh.demoted if fresh.demoted.size == number else np.zeros(number, np.bool_)
-    ratio, alarmed = ruled.ratios(), _alarmed(ruled, measured)
+    ratio, alarmed = ruled.ratios(), _alarmed(ruled, under_way, measured)
     demoted = np.where(was, ~(ratio <= PROMOTE_BELOW) | alarmed, (ratio > DEMOTE_ABOVE) | alarmed)
     restored = tuple(ruled.services[n] for n in np.flatnonzero(was & ~demoted))
     return replace(ruled, demoted=demoted, restored=restored)
@@ -185,7 +187,7 @@ def _rows(kept: NDArray[np.float64], number: int) -> NDArray[np.float64]:
     return kept if kept.shape[0] == number else np.zeros((number, 0))
 
 
-def _alarmed(trial: Trial, measured: Load) -> Flags:
+def _alarmed(trial: Trial, under_way: Sequence[Waiting], measured: Load) -> Flags:
     """Say of which services the model lost too much over the newest forecasts, or over one that is still under way."""
     known = np.isfinite(trial.losses) & np.isfinite(trial.naive_losses)
     own, naive, rates = (np.where(known, values, 0.0) for values in (trial.losses, trial.naive_losses, trial.rates))
@@ -194,7 +196,7 @@ def _alarmed(trial: Trial, measured: Load) -> Flags:
     usual = naive.sum(axis=1) / number + least
     excess = np.where(known, own - DEMOTE_ABOVE * naive, 0.0)[:, ::-1]
     alarmed: Flags = (np.cumsum(excess, axis=1) > ALARM * usual[:, None]).any(axis=1)
-    for waiting in trial.waiting:
+    for waiting in under_way:
         made = waiting.model
         if made.services != measured.services or _is_new(made, measured) or made.made_at_s < measured.start_s:
             continue

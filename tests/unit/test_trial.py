@@ -128,10 +128,10 @@ def test_the_worse_a_model_the_sooner_it_is_out() -> None:
         raise AssertionError("it was never out")
 
     worse = [scores_until_out(factor) for factor in (1.3, 1.6, 10.0)]
-    # Ten times the load costs more than ALARM usual losses at once, of a forecast that has not even ended.
+    # Ten times the load costs more than ALARM usual losses at once.
     assert worse[0] == LEAST_SCORES
-    assert 0 < worse[1] < LEAST_SCORES
-    assert worse[2] == 0
+    assert 1 <= worse[1] < LEAST_SCORES
+    assert worse[2] == 1
 
 
 def test_one_bad_far_forecast_is_enough_once_its_first_step_has_come() -> None:
