@@ -203,7 +203,8 @@ def _forgotten(event: Event, history: Load) -> NDArray[np.bool_]:
     if not event.back_s:
         return np.zeros(steps, np.bool_)
     late = max(LATE_STEPS, round(LATE_S / history.step_s))
-    return (event.inside(history.start_s, history.step_s, steps) > 0) & (np.arange(steps) < steps - late)
+    old: NDArray[np.bool_] = np.arange(steps) < steps - late
+    return old & (event.inside(history.start_s, history.step_s, steps) > 0)
 
 
 def _touches(event: Event, history: Load) -> bool:
