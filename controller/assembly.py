@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import cast
 
 import numpy as np
 
 from partita.controller.appraise import Prices
+from partita.controller.backtesting import known_models
 from partita.controller.config import Scenario, Setup
 from partita.controller.entries import FailureLawEntry
 from partita.controller.loop import Loop
@@ -15,15 +17,17 @@ from partita.controller.standing import beyond
 from partita.controller.state import Settings
 from partita.errors import ConfigError, Infeasible
 from partita.forecasting import FAR, NEAR
+from partita.forecasting.per_service import PerService
 from partita.model.plan import OptionValue, Plan, feasible
 from partita.model.service import Service
 from partita.plugins.host import PluginHost
-from partita.ports import ANYTHING, Capabilities, Discipline
+from partita.ports import ANYTHING, Capabilities, Discipline, Forecaster
 from partita.replay.cluster import Delays
 from partita.replay.disciplines import DISCIPLINES
 from partita.replay.failures import Failure, draw_failures
 from partita.replay.pools import AS_MEASURED, Variation
 from partita.replay.rehearsal import Rehearser
+from partita.traces.services import by_detail
 
 FAILURES, REHEARSALS, SIZES = 1, 2, 3
 """What is drawn beside the arrivals, each from the run's seed and a number of its own."""
@@ -36,6 +40,34 @@ def known_disciplines(host: PluginHost) -> dict[str, Discipline]:
     """Return the built-in disciplines, and those that plugins bring under names of their own."""
     brought, _ = host.brought("register_disciplines")
     return {**cast(dict[str, Discipline], brought), **{d.name: d for d in DISCIPLINES}}
+
+
+def forecasters(setup: Setup, names: Sequence[str], host: PluginHost) -> tuple[Forecaster, Forecaster]:
+    """Return what makes the near and the far forecast of these services; ConfigError for a model that nobody knows.
+
+    A plugin's model is run like its other hooks: where it may fail, and hang, at its own cost.
+    """
+    asked, found = setup.forecast, []
+    known = known_models(host)
+    for horizon, built_in in (("near", NEAR), ("far", FAR)):
+
+        def model(name: str, *path: str) -> Forecaster:
+            if name not in known:
+                text = f"no model is called {name!r}; there are: {', '.join(known)}"
+                raise ConfigError(text, file=setup.file, key=".".join(("forecast", *path)), value=name)
+            return host.forecaster(name) if known[name].origin == "plugin" else known[name].model
+
+        wanted = getattr(asked, horizon)
+        default = built_in if wanted is None else model(wanted, horizon)
+        own = {
+            pattern: model(name, "services", pattern, horizon)
+            for pattern, entry in asked.services.items()
+            if (name := getattr(entry, horizon)) is not None
+        }
+        matched = {name: next((p for p in by_detail(own) if fnmatchcase(name, p)), None) for name in names}
+        by_service = {name: own[pattern] for name, pattern in matched.items() if pattern is not None}
+        found.append(PerService(default, by_service) if by_service else default)
+    return found[0], found[1]
 
 
 def delays(setup: Setup) -> Delays:
@@ -105,6 +137,7 @@ def make_loop(
     if policy is not None:
         host.refuse_options(services, options, [policy])
     inventory = setup.inventory()
+    near, far = forecasters(setup, [s.name for s in services], host)
     return Loop(
         services=tuple(services),
         inventory=inventory,
@@ -112,8 +145,8 @@ def make_loop(
         host=host,
         policies=None if policy is None else (policy,),
         options=options,
-        near=NEAR,
-        far=FAR,
+        near=near,
+        far=far,
         rehearser=Rehearser(services, setup.overheads(), disciplines, variation),
         prices=Prices(delays(setup), inventory),
         settings=settings,

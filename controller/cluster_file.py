@@ -177,8 +177,9 @@ class ClusterFile(Setup):
 
     @model_validator(mode="after")
     def _hold_together(self, info: ValidationInfo) -> Self:
-        self._folder = (info.context or {}).get("folder", Path())
+        self._folder, self._file = (info.context or {}).get("folder", Path()), (info.context or {}).get("file")
         self._check_services(self._check_cluster(), templates=False)
+        self._check_forecast(dated=True, begins=False)
         triton = self.executor.triton
         gpus = [gpu.id for gpu in self.inventory()]
         names = [entry.name for entry in self.service_entries]

@@ -28,6 +28,7 @@ from partita.controller.entries import (
     VariationEntry,
 )
 from partita.controller.entry import Entry, closest, refuse
+from partita.controller.forecast_entries import ForecastEntry, is_date
 from partita.controller.load_entries import FileEntry, LoadEntry, Window
 from partita.controller.service_entries import ServiceEntry
 from partita.errors import ConfigError, PartitaError
@@ -49,9 +50,16 @@ class Setup(Entry):
     )
     discipline: DisciplineEntry = Field(default_factory=DisciplineEntry, description="how requests are batched")
     control: ControlEntry = Field(default_factory=ControlEntry, description="how often the loop turns")
+    forecast: ForecastEntry = Field(default_factory=ForecastEntry, description="how load is forecast")
     seed: int = Field(1, ge=0, le=2**63 - 1, description="seed of everything that is drawn")
 
     _folder: Path = PrivateAttr(default=Path())
+    _file: str | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> str | None:
+        """What the file is called where something in it is wrong; None if it came from none."""
+        return self._file
 
     def inventory(self) -> tuple[Gpu, ...]:
         """List the GPUs in the order of the file, numbered from ``gpu0`` with as many digits as the last needs."""
@@ -112,6 +120,28 @@ class Setup(Entry):
                 refuse(f"{entry.name!r} is a pattern, which only a trace can fill", "services", at, "name")
             for problem, key in _never_served(entry.service(), instances, self.overheads()):
                 refuse(problem, "services", at, key)
+
+    def _check_forecast(self, *, dated: bool, begins: bool) -> None:
+        """Refuse patterns that match nothing, dates where time has none, and times after a start that there is not."""
+        names = [entry.name for entry in self.service_entries]
+        open_ended = any(entry.is_template for entry in self.service_entries)  # what it stands for, the trace says
+
+        def unknown(pattern: str) -> bool:
+            return not open_ended and not any(fnmatchcase(name, pattern) for name in names)
+
+        for pattern in filter(unknown, self.forecast.services):
+            refuse(f"there is no service {pattern!r}: {closest(pattern, names)}", "forecast", "services", pattern)
+        for at, entry in enumerate(self.forecast.calendar):
+            for place, pattern in enumerate(entry.services):
+                if unknown(pattern):
+                    text = f"there is no service {pattern!r}: {closest(pattern, names)}"
+                    refuse(text, "forecast", "calendar", at, "services", place)
+            for key, value in entry.instants():
+                if is_date(value) and not dated:
+                    text = f"{value!r} is a date, and requests drawn from a law have none: give a time after the start"
+                    refuse(text, "forecast", "calendar", at, key)
+                if not is_date(value) and not begins:
+                    refuse(f"{value!r} should be a date like 2026-11-27T00:00Z", "forecast", "calendar", at, key)
 
 
 class Scenario(Setup):
@@ -229,12 +259,13 @@ class Scenario(Setup):
 
     @model_validator(mode="after")
     def _hold_together(self, info: ValidationInfo) -> Self:
-        self._folder = (info.context or {}).get("folder", Path())
+        self._folder, self._file = (info.context or {}).get("folder", Path()), (info.context or {}).get("file")
         instances = self._check_cluster()
         self._check_services(instances, templates=self.demand.arrivals is None)
         self._check_share()
         self._check_trace()
         self._check_failures()
+        self._check_forecast(dated=self.demand.arrivals is None, begins=True)
         names = [p if isinstance(p, str) else p.name for p in self.policies]
         for at, name in enumerate(names):
             if name in names[:at]:

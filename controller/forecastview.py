@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,6 +73,12 @@ async def read_charges(connection: Connection, run: int | None) -> tuple[Forecas
     return found, charges
 
 
+async def read_present(connection: Connection, run: int) -> dict[str, str]:
+    """Return how the present forecast of each horizon came about: the model's own text, with the calendar's part."""
+    last = await read_last_forecasts(connection, run)
+    return {horizon: last[horizon][1].model for horizon in HORIZONS if horizon in last}
+
+
 def charges_of(scored: Sequence[Scored]) -> Iterator[Charge]:
     """Sum the scores of one horizon up by service."""
     if not scored:
@@ -114,9 +120,10 @@ def run_line(run: ForecastRun) -> str:
     return f"run {run.id} of {whose}, policy {run.policy}{ended}"
 
 
-def charges_document(run: ForecastRun, charges: Sequence[Charge]) -> dict[str, Any]:
+def charges_document(run: ForecastRun, charges: Sequence[Charge], present: Mapping[str, str]) -> dict[str, Any]:
     """Write who is in charge as plain data."""
     return {
+        "present": dict(present),
         "run": run.id,
         "kind": run.kind,
         "cluster": run.role,

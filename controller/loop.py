@@ -24,6 +24,7 @@ from partita.controller.standing import adopted, beyond, grown, wishes_of
 from partita.controller.state import OnDrift, OnMissing, Settings, State, Turn
 from partita.controller.trial import forecast, judged, remark
 from partita.errors import ForecastError
+from partita.forecasting.calendar import NO_CALENDAR, Calendar
 from partita.forecasting.yardstick import LAST_ARRIVALS
 from partita.model.cluster import Batching, Gpu
 from partita.model.load import Forecast, Observation
@@ -85,6 +86,7 @@ class Loop:
     settings: Settings
     overheads: Overheads = NO_OVERHEADS
     capabilities: Capabilities = ANYTHING
+    calendar: Calendar = NO_CALENDAR
 
     def begin(self, start_s: float = 0.0) -> State:
         """Return the first state: the cluster as given is the standing plan."""
@@ -218,12 +220,16 @@ class Loop:
         settings = self.settings
         reach_s = 2 * settings.near_s + self.prices.delays.model_load_s
         steps = max(2, ceil(reach_s / state.near.step_s))
-        trial, near = forecast(state.near_trial, state.tick, self.near, LAST_ARRIVALS, state.near.steps, steps)
+        trial, near = forecast(
+            state.near_trial, state.tick, self.near, LAST_ARRIVALS, state.near.steps, steps, self.calendar
+        )
         state = replace(state, near_trial=trial)
         if state.far_forecast is not None and observation.watermark_s < state.epoch_at_s:
             return state, near, state.far_forecast
         try:
-            trial, far = forecast(state.far_trial, state.tick, self.far, LAST_ARRIVALS, state.far.steps, FAR_STEPS)
+            trial, far = forecast(
+                state.far_trial, state.tick, self.far, LAST_ARRIVALS, state.far.steps, FAR_STEPS, self.calendar
+            )
         except ForecastError:
             return state, near, replace(near, model=f"{near.model}, in place of a far forecast: too little history")
         return replace(state, far_trial=trial), near, far

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -29,6 +29,7 @@ from partita.controller.state import State, Turn
 from partita.controller.turn import AtOnce, Watch
 from partita.controller.turn import run as turn_until
 from partita.errors import PluginError
+from partita.forecasting.calendar import Calendar
 from partita.model.occupancy import Occupancy
 from partita.model.plan import Action, Decision, Opinion, OptionValue
 from partita.plugins.alarm import LIMIT_S, AlarmCaller
@@ -91,6 +92,7 @@ def run_scenario(
     check_beginning(state.standing, loop)
     with demand.open(seed) as source:
         span_s = source.span_ns / 1e9
+        loop = replace(loop, calendar=_calendar(scenario, source.origin_ns))
         names = [service.name for service in demand.services]
         recorder = OccupancyRecorder(loop.inventory, names, span_s) if record_gpus else None
         world = _make_world(scenario, demand, loop, source, disciplines, recorder, watched=policy is not None)
@@ -197,6 +199,12 @@ def _make_loop(
         settings=settings_of(scenario, seed=seed),
         variation=variation_of(scenario, seed=seed + REHEARSALS),
     )
+
+
+def _calendar(scenario: Scenario, origin_ns: int) -> Calendar:
+    """Return the calendar in seconds of a replay that begins at an instant of its trace."""
+    played = scenario.demand.trace or scenario.demand.log
+    return scenario.forecast.calendar_of(origin_ns=origin_ns, speed=1.0 if played is None else played.speed)
 
 
 def _make_world(

@@ -76,7 +76,7 @@ def parse(kind: type[File], text: str, *, name: str, folder: Path) -> File:
     finally:
         loader.dispose()
     try:
-        return kind.model_validate(data, context={"folder": folder})
+        return kind.model_validate(data, context={"folder": folder, "file": name})
     except ValidationError as problem:
         raise _explain(problem, root, name) from None
 

@@ -171,6 +171,7 @@ def serve(orphan_limit_s: float) -> None:
         os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
         plugin: Plugin | None = None
+        caller = DirectCaller()
         while True:
             try:
                 frame = _read_frame(requests)
@@ -184,7 +185,7 @@ def serve(orphan_limit_s: float) -> None:
                     reply: tuple[str, object] = ("answer", None)
                 else:
                     hook, arguments = pickle.loads(frame)
-                    reply = ("answer", DirectCaller().call(plugin, hook, arguments))
+                    reply = ("answer", caller.call(plugin, hook, arguments))
                     pickle.dumps(reply)
             except PluginFault as problem:
                 reply = ("raised", str(problem))

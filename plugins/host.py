@@ -24,6 +24,7 @@ from partita.plugins.answers import (
     plain,
 )
 from partita.plugins.discovery import Broken, Found, Plugin, describe, discover, one_line, specification
+from partita.plugins.foreign_forecaster import FORECAST, ForeignForecaster, answering
 from partita.plugins.guard import guarded_arguments
 from partita.ports import Discipline, Forecaster
 
@@ -55,12 +56,22 @@ class Caller(Protocol):
 class DirectCaller:
     """Runs plugins in this process, without a limit of time: the same input gives the same answer."""
 
+    def __init__(self) -> None:
+        self._forecasts: dict[str, Callable[..., object]] = {}
+
     def call(self, plugin: Plugin, hook: str, arguments: Mapping[str, object]) -> object:
         """Run one hook on read-only views of its arguments."""
         try:
-            return plugin.hooks[hook].function(**guarded_arguments(arguments))
+            return self._function(plugin, hook)(**guarded_arguments(arguments))
         except (Exception, SystemExit) as problem:
             raise PluginFault(f"raised {one_line(problem)}") from problem
+
+    def _function(self, plugin: Plugin, hook: str) -> Callable[..., object]:
+        if hook != FORECAST:
+            return plugin.hooks[hook].function
+        if plugin.name not in self._forecasts:
+            self._forecasts[plugin.name] = answering(plugin)
+        return self._forecasts[plugin.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +233,21 @@ class PluginHost:
 
         Opinions are for faults only. Built-in plugins come first, then the others by name.
         """
+        found, opinions, _ = self._brought(hook)
+        return found, opinions
+
+    def forecaster(self, name: str) -> Forecaster:
+        """Return a model that a plugin brings, to be asked through the caller; ConfigError if none brings it."""
+        _, _, whose = self._brought("register_forecasters")
+        if name not in whose:
+            known = ", ".join(whose) or "none"
+            raise ConfigError(f"no plugin brings a model {name!r}; they bring: {known}", value=name)
+        return ForeignForecaster(name, whose[name], self._caller.call, PluginFault)
+
+    def _brought(self, hook: str) -> tuple[dict[str, object], list[Opinion], dict[str, Plugin]]:
+        """Collect what a register hook brings, and which plugin brings it."""
         found: dict[str, object] = {}
+        whose: dict[str, Plugin] = {}
         opinions = []
         for plugin in sorted(self.plugins, key=lambda p: (not p.builtin, p.name)):
             if hook not in plugin.hooks:
@@ -231,11 +256,11 @@ class PluginHost:
                 for name, thing in _named(hook, plugin.hooks[hook].function()):
                     if name in found:
                         raise Nonsense(f"brings {name!r}, which is there already")
-                    found[name] = thing
+                    found[name], whose[name] = thing, plugin
             except (Exception, SystemExit) as problem:
                 text = str(problem) if isinstance(problem, Nonsense) else f"raised {one_line(problem)}"
                 opinions.append(Opinion(plugin.name, hook, "", text))
-        return found, opinions
+        return found, opinions, whose
 
     def _ask(
         self,

@@ -145,7 +145,7 @@ def capacity(
             most_gpus=most,
             dsn=stack.enter_context(database.serve()) if given.demand.log else None,
         )
-        check_runs(names, [policy])
+        check_runs(names, [policy], [given])
         basis, points = look_at(asked), list[Point]()
         watch = stack.enter_context(counting("runs", quiet=quiet))
         try:

@@ -392,27 +392,30 @@ def status(run: int | None, as_json: bool, database: Database) -> None:
     from partita.controller.forecastview import charges_document, charges_table, run_line
 
     with database.serve() as dsn:
-        found, charges = asyncio.run(_read_charges(dsn, run))
+        found, charges, present = asyncio.run(_read_charges(dsn, run))
     if as_json:
         from partita.model.plain import to_json
 
-        click.echo(to_json(charges_document(found, charges)))
+        click.echo(to_json(charges_document(found, charges, present)))
         return
     click.echo(f"Forecasts of {run_line(found)}:")
     if not charges:
         click.echo("none has been scored yet: its truth has not come.")
-        return
-    from partita.controller.cli.printing import print_table
+    else:
+        from partita.controller.cli.printing import print_table
 
-    print_table(charges_table(charges))
+        print_table(charges_table(charges))
+    for horizon, model in present.items():
+        click.echo(f"The present {horizon} forecast: {model}")
 
 
 async def _read_charges(dsn: str, run: int | None) -> Any:
-    from partita.controller.forecastview import read_charges
+    from partita.controller.forecastview import read_charges, read_present
     from partita.store.connection import connect
 
     async with connect(dsn) as connection:
-        return await read_charges(connection, run)
+        found, charges = await read_charges(connection, run)
+        return found, charges, await read_present(connection, found.id)
 
 
 @forecast.command()

@@ -95,7 +95,8 @@ def sweep(
         policies=tuple(dict.fromkeys(policies)) or (None,),
         seeds=range(given.seed, given.seed + seeds),
     )
-    check_runs((cell.scenario.discipline.name for cell in cells), (cell.policy for cell in cells))
+    scenarios = [cell.scenario for cell in cells]
+    check_runs((s.discipline.name for s in scenarios), (cell.policy for cell in cells), scenarios)
     beside = journal_beside(out)
     header = header_of(given)
     with ExitStack() as stack:

@@ -82,6 +82,7 @@ def _assembled(
         settings=settings,
         capabilities=executor.capabilities,
     )
+    loop = replace(loop, calendar=file.forecast.calendar_of())
     check_beginning(loop.begin().standing, loop)
     return Parts(file, loop, executor, caller.close)
 

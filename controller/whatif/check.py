@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from partita.controller.assembly import known_disciplines
+from partita.controller.assembly import forecasters, known_disciplines
+from partita.controller.config import Setup
 from partita.errors import ConfigError
 from partita.plugins.host import PluginHost
 
 
-def check_runs(disciplines: Iterable[str], policies: Iterable[str | None]) -> None:
-    """Raise ConfigError for a discipline or policy that nobody knows."""
+def check_runs(disciplines: Iterable[str], policies: Iterable[str | None], scenarios: Iterable[Setup] = ()) -> None:
+    """Raise ConfigError for a discipline, policy or forecasting model that nobody knows."""
     host = PluginHost.load()
     there = known_disciplines(host)
     for name in disciplines:
@@ -18,3 +19,5 @@ def check_runs(disciplines: Iterable[str], policies: Iterable[str | None]) -> No
             known = ", ".join(there)
             raise ConfigError(f"no discipline is named {name!r}; there are: {known}", key="discipline.name", value=name)
     host.require(sorted({policy for policy in policies if policy is not None}))
+    for scenario in scenarios:
+        forecasters(scenario, (), host)

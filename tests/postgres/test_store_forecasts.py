@@ -119,6 +119,9 @@ def test_status_names_who_is_in_charge(pg_dsn: str, capsys: pytest.CaptureFixtur
     assert first["covered_p95"] == 1.0  # it always expects too much
     code, out, _ = partita(capsys, pg_dsn, "status")
     assert "poisoned loses to last-value by" in out
+    assert "The present near forecast: " in out
+    assert "last-value for a, b" in out
+    assert found["present"]["near"].endswith("; last-value for a, b")
     code, out, _ = partita(capsys, pg_dsn, "status", "--run", "1")
     assert NEAR.name in out
     assert "last-value by" in out or "as good as last-value" in out

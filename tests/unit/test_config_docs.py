@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from partita.controller import entries, entry, load_entries, service_entries
+from partita.controller import entries, entry, forecast_entries, load_entries, service_entries
 from partita.controller.config import Scenario
 from partita.controller.scenario_file import parse_scenario
 
@@ -27,6 +27,9 @@ SECTIONS: dict[str, list[type[BaseModel]]] = {
     "discipline": [entries.DisciplineEntry],
     "policies": [entries.PolicyEntry],
     "control": [entries.ControlEntry],
+    "forecast": [forecast_entries.ForecastEntry],
+    "forecast.services": [forecast_entries.ModelsEntry],
+    "forecast.calendar": [forecast_entries.CalendarEntry],
 }
 BASES = (entry.Entry, load_entries.Window, load_entries.FileEntry)
 """What entries are made from, and no entry itself."""
@@ -56,7 +59,7 @@ def test_every_key_is_explained_with_its_default(section: str) -> None:
 def test_every_entry_has_a_section() -> None:
     defined = {
         value
-        for module in (entries, service_entries, load_entries)
+        for module in (entries, service_entries, load_entries, forecast_entries)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, entry.Entry) and value not in BASES
     }

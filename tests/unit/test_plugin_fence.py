@@ -12,9 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from partita.errors import ForecastError, PluginError
+from partita.model.load import Load
 from partita.model.plan import Capacity, Opinion
 from partita.plugins.discovery import Plugin, describe
 from partita.plugins.fence import FencedCaller
@@ -93,6 +96,54 @@ def test_fenced_and_direct_answers_are_the_same(write_module: WriteModule) -> No
         assert ask(PluginHost.of({"p": module}, caller=caller), HostState()) == ask(
             PluginHost.of({"p": module}), HostState()
         )
+
+
+FORECASTS = """
+    import numpy as np
+    from partita.errors import ForecastError
+    from partita.model.load import Forecast
+
+    class Model:
+        def __init__(self):
+            self.name, self.asked = "counts", 0
+
+        def forecast(self, history, *, steps, levels):
+            self.asked += 1
+            if steps == 5:
+                time.sleep(600)
+            if steps == 6:
+                raise ValueError("six")
+            if steps == 7:
+                raise ForecastError("it needs a day")
+            rps = np.full((len(history.services), len(levels), steps), history.counts.sum())
+            said = f"{os.getpid()} {self.asked}"
+            return Forecast(history.services, history.end_s, history.step_s, tuple(levels), rps, said, 60.0, "v2")
+
+    @hookimpl
+    def register_forecasters():
+        return [Model()]
+"""
+
+
+def test_a_fenced_model_forecasts_in_another_process_and_may_fail_or_hang_there(write_module: WriteModule) -> None:
+    module = write_module("fenced_forecasts", FORECASTS)
+    history = Load(("a", "b"), 100.0, 10.0, np.array([[1.0, 2.0, np.nan], [3.0, 4.0, 5.0]]))
+    history.counts[0, 2] = 0.5
+    with FencedCaller(PATIENT_S) as caller:
+        model = PluginHost.of({"p": module}, caller=caller).forecaster("counts")
+        for asked in (1, 2):
+            made = model.forecast(history, steps=2, levels=(0.5, 0.9))
+            assert made.rps.tolist() == [[[15.5, 15.5]] * 2] * 2
+            assert (made.services, made.made_at_s, made.step_s, made.levels) == (("a", "b"), 130.0, 10.0, (0.5, 0.9))
+            assert (made.history_s, made.version) == (60.0, "v2")
+            pid, number = made.model.split()
+            assert (int(pid) != os.getpid(), int(number)) == (True, asked)  # the model is made once
+        with pytest.raises(PluginError, match="plugin p, hook register_forecasters: raised ValueError: six"):
+            model.forecast(history, steps=6, levels=(0.5,))
+        with pytest.raises(ForecastError, match="it needs a day"):
+            model.forecast(history, steps=7, levels=(0.5,))
+    with FencedCaller(0.5) as hurried, pytest.raises(PluginError, match=r"did not answer within 0.5 s"):
+        PluginHost.of({"p": module}, caller=hurried).forecaster("counts").forecast(history, steps=5, levels=(0.5,))
 
 
 def test_a_plugin_that_hangs_is_killed_with_what_it_started_and_costs_only_its_proposal(
