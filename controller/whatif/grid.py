@@ -94,7 +94,7 @@ def vary_scenario(scenario: Scenario, settings: Sequence[tuple[str, Any]], folde
         document = scenario.model_dump(by_alias=True)
         for key, value in settings:
             _put(document, key, value)
-        return Scenario.model_validate(document, context={"folder": folder.resolve()})
+        return Scenario.model_validate(document, context={"folder": folder.resolve(), "file": scenario.file})
     except ValidationError as problem:
         first = problem.errors()[0]
         told = first.get("ctx", {}).get("text") or f"{shorten(first['input'])} {first['msg'].removeprefix('Input ')}"
