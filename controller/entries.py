@@ -184,10 +184,10 @@ class ControlEntry(Entry):
     epoch_s: Positive = Field(600.0, description="seconds between two far plans, and what costs are counted over")
     rehearse_s: Positive = Field(60.0, description="seconds of recent log that candidates are rehearsed on")
     rehearse_paths: int = Field(
-        1,
+        0,
         ge=0,
         le=100,
-        description="futures of all services together that they are rehearsed on; 0: one, each service at its own level",
+        description="joint futures of the services that they are rehearsed on; 0: one, each service at its own level",
     )
     margin: NotNegative = Field(0.02, description="share of the standing cost that a change must save")
     tolerance: NotNegative = Field(0.0, description="how far below its target an attainment still counts as met")

@@ -36,8 +36,8 @@ def rehearsed_rates(
 ) -> NDArray[np.float64]:
     """Return the mean rates over the horizon to rehearse, ``(paths, services)``; no rate is below `at_least`.
 
-    `gpu_s` says what a request of each service takes of a GPU at such rates. Without paths (0), or with a history that is too short to
-    say what goes together, each service is at its own upper quantile.
+    `gpu_s` says what a request of each service takes of a GPU at such rates. Without paths (0), or with a history that
+    is too short to say what goes together, each service is at its own upper quantile.
     """
     alone = np.maximum(near.lasting(REHEARSED_LEVEL), at_least)[None, :]
     if paths == 0 or len(near.services) == 0:

@@ -170,7 +170,7 @@ def restored_trial(scores: Sequence[Scored], services: tuple[str, ...], *, name:
 
 
 def _of(scored: Scored, services: tuple[str, ...]) -> Scored:
-    """Return a score with a row for each of these services; what it does not know is NaN, and the model's to forecast."""
+    """Return a score with a row for each of these services; of those it does not know nothing was measured."""
     if scored.services == services:
         return scored
     place = {name: n for n, name in enumerate(scored.services)}

@@ -1,7 +1,7 @@
 """Load series in, quantile forecasts out: pure, and the same for the same history."""
 
 from partita.forecasting.blend import LATE, SEASONAL, Blend
-from partita.forecasting.paths import past_errors, sample_paths
+from partita.forecasting.paths import level_errors, past_errors, sample_paths
 from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.score import Score, score
 from partita.forecasting.seasonal import SeasonalNaive
@@ -40,6 +40,7 @@ __all__ = [
     "Score",
     "SeasonalNaive",
     "Smoothing",
+    "level_errors",
     "past_errors",
     "sample_paths",
     "score",

@@ -135,9 +135,7 @@ def kept(dsn: str, table: str, run: int, column: str = "tick") -> set[int]:
 
 
 def forget(dsn: str, role: str) -> None:
-    operating(
-        dsn, role, lambda o: o.forget(observations_s=DAY_S, forecasts_s=14 * DAY_S, scores_s=20 * DAY_S)
-    )
+    operating(dsn, role, lambda o: o.forget(observations_s=DAY_S, forecasts_s=14 * DAY_S, scores_s=20 * DAY_S))
 
 
 def test_forecasts_and_scores_go_when_they_are_old_enough(pg_dsn: str) -> None:
