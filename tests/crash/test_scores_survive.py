@@ -32,8 +32,8 @@ class OnceWrong:
         return replace(made, rps=made.rps * np.array([30.0, 1.0, 1.0])[:, None, None])
 
 
-async def leave_scores(dsn: str) -> None:
-    """Journal a controller's life in which the model was demoted for one service."""
+async def leave_scores(dsn: str) -> int:
+    """Journal a controller's life in which the model was demoted for one service; return the number of its run."""
     services = tuple(service(name) for name in "abc")
     loop = make_loop(services, gpus(4), {"reactive": reactive}, near=OnceWrong())
     stage = Stage(loop, [even(100.0, 400.0)] * 3, span_s=400.0)
@@ -47,6 +47,7 @@ async def leave_scores(dsn: str) -> None:
     finally:
         await line.close()
     assert stage.state.near_trial.demoted.tolist() == [True, False, False]
+    return run
 
 
 def test_the_next_controller_goes_on_with_the_naive_forecast(pg_dsn: str, tmp_path: Path) -> None:
@@ -56,7 +57,8 @@ def test_the_next_controller_goes_on_with_the_naive_forecast(pg_dsn: str, tmp_pa
         async def forecast() -> list[dict[str, Any]]:
             return await town.fetch(
                 "SELECT d.reason, f.model FROM forecast f JOIN decision d ON d.run = f.run AND d.tick = f.tick"
-                " WHERE f.horizon = 'near' AND f.run = (SELECT max(id) FROM run) ORDER BY f.tick LIMIT 1"
+                " WHERE f.horizon = 'near' AND f.run > $1 ORDER BY f.run, f.tick LIMIT 1",
+                before,
             )
 
         with gateway(pg_dsn, "busy", BUSY):
@@ -64,7 +66,7 @@ def test_the_next_controller_goes_on_with_the_naive_forecast(pg_dsn: str, tmp_pa
         assert "the near forecast of a is the naive one" in first["reason"]
         assert first["model"].endswith("for a")
 
-    asyncio.run(leave_scores(pg_dsn))
+    before = asyncio.run(leave_scores(pg_dsn))
     with runtime(tmp_path) as house:
         latency = {"alpha_ms": 20, "beta_ms": 30}
         path = cluster_file(
