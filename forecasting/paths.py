@@ -27,7 +27,7 @@ which all errors made from it would share."""
 LEVEL_WINDOW = 360
 """Newest steps that such errors are taken from."""
 
-LEVEL_ORIGINS = 120
+LEVEL_ORIGINS = 72
 """Origins among them at most: ranking more at every turn takes longer than it tells."""
 
 LEAST_ORIGINS = 24
