@@ -110,6 +110,7 @@ def settings_of(setup: Setup, *, seed: int) -> Settings:
         near_s=control.near_s,
         epoch_s=control.epoch_s,
         rehearse_s=control.rehearse_s,
+        rehearse_paths=control.rehearse_paths,
         stale_s=max(LEAST_STALE_S, STALE_TURNS * control.near_s) + setup.overhead.log_delay_s,
         seed=seed,
         objective=control.objective(),

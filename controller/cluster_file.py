@@ -144,6 +144,8 @@ class WatchEntry(Entry):
     keep_observations_h: NotNegative = Field(
         24.0, description="hours for which what each turn saw is kept, for `partita replay --recorded`; 0: not at all"
     )
+    keep_forecasts_d: Positive = Field(14.0, description="days for which the forecasts made are kept")
+    keep_scores_d: Positive = Field(90.0, description="days for which what came of them is kept")
 
 
 class ClusterFile(Setup):

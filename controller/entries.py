@@ -183,6 +183,12 @@ class ControlEntry(Entry):
     near_s: Positive = Field(10.0, description="seconds between two turns of the loop")
     epoch_s: Positive = Field(600.0, description="seconds between two far plans, and what costs are counted over")
     rehearse_s: Positive = Field(60.0, description="seconds of recent log that candidates are rehearsed on")
+    rehearse_paths: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="joint futures of the services that they are rehearsed on; 0: one, each service at its own level",
+    )
     margin: NotNegative = Field(0.02, description="share of the standing cost that a change must save")
     tolerance: NotNegative = Field(0.0, description="how far below its target an attainment still counts as met")
     max_gpus: Annotated[int, Field(ge=1)] | None = Field(None, description="never hold more GPUs than this")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from partita.controller.appraise import Prices, appraise
 from partita.controller.commands import commands_for, signature
 from partita.controller.decide import choose
+from partita.controller.futures import REHEARSED_LEVEL, gpu_seconds, rehearsed_rates
 from partita.controller.history import History
 from partita.controller.reconcile import Candidate, Wishes, build, candidates, least
 from partita.controller.standing import adopted, beyond, grown, wishes_of
@@ -46,7 +47,7 @@ from partita.model.service import Service
 from partita.model.staggered import NO_OVERHEADS, Overheads, sets_needed
 from partita.plugins.host import PluginHost
 from partita.ports import ANYTHING, Capabilities, Forecaster
-from partita.replay.rehearsal import Rehearsed, Rehearser, scale
+from partita.replay.rehearsal import Rehearsed, Rehearser, mean, scale
 
 NEAR_HOOKS = ("propose_capacity", "propose_batching", "propose_shares")
 FAR_HOOKS = ("propose_geometry", "propose_placement")
@@ -60,8 +61,8 @@ FAR_STEPS_KEPT = 4096
 FAR_STEPS = 3
 """Epochs that the far forecast looks ahead."""
 
-REHEARSED_LEVEL = 0.9
-"""Quantile of the near forecast that candidates are rehearsed at."""
+PATHS = 1
+"""Number beside seed and tick that sample paths are drawn with: what else is drawn at a turn stays as it is."""
 MOST_GROWTH = 4.0
 """Largest factor by which a service's recent requests are multiplied for a rehearsal."""
 
@@ -410,19 +411,32 @@ class Loop:
     def _rehearse(
         self, state: State, plans: Sequence[Candidate], observation: Observation, near: Forecast
     ) -> list[Rehearsed | None]:
-        """Replay the plans on the recent log at the forecast's upper rates; None where there is no log to replay."""
+        """Replay the plans on the recent log at upper rates of the forecast; None where there is no log to replay."""
         recent, (since_s, until_s) = observation.recent, observation.recent_span_s
         if recent is None or not len(recent) or until_s <= since_s:
             return [None] * len(plans)
         measured = np.diff(recent.offsets) / (until_s - since_s)
-        expected = np.maximum(near.lasting(REHEARSED_LEVEL), observation.load.surely_rps())
-        factors: NDArray[np.float64] = np.where(
-            measured > 0, np.clip(expected / np.maximum(measured, 1e-9), 0.0, MOST_GROWTH), 0.0
-        )
         span = (round(since_s * 1e9), round(until_s * 1e9))
         rng = np.random.Generator(np.random.PCG64([self.settings.seed, state.tick]))
-        load = scale(recent, span, factors, rng)
-        return [self.rehearser.rehearse(c.plan, load, span[1]) for c in plans]
+        loads = []
+        for expected in self._futures(state, observation, near):
+            factors: NDArray[np.float64] = np.where(
+                measured > 0, np.clip(expected / np.maximum(measured, 1e-9), 0.0, MOST_GROWTH), 0.0
+            )
+            loads.append(scale(recent, span, factors, rng))
+        return [mean([self.rehearser.rehearse(c.plan, load, span[1]) for load in loads]) for c in plans]
+
+    def _futures(self, state: State, observation: Observation, near: Forecast) -> NDArray[np.float64]:
+        """Return the rates to rehearse, ``(futures, services)``."""
+        kinds = Counter((i.profile, i.gpu_percent) for g in state.standing.sub_clusters for i in g.instances)
+        return rehearsed_rates(
+            near,
+            state.near.steps,
+            at_least=observation.load.surely_rps(),
+            gpu_s=lambda rates: gpu_seconds(self.services, rates.tolist(), kinds, self.overheads),
+            paths=self.settings.rehearse_paths,
+            rng=np.random.Generator(np.random.PCG64([self.settings.seed, state.tick, PATHS])),
+        )
 
     def _appraise(
         self, state: State, candidate: Candidate, rehearsed: Rehearsed | None, observation: Observation

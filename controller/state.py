@@ -39,6 +39,7 @@ class Settings:
     near_s: float = 10.0
     epoch_s: float = 600.0
     rehearse_s: float = 60.0
+    rehearse_paths: int = 0
     stale_s: float = 60.0
     on_missing: OnMissing = OnMissing.HOLD
     floor_gpus: int = 0

@@ -212,6 +212,45 @@ def _mean(rates: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
+def restored_trial(scores: Sequence[Scored], measured: Load, *, name: str, naive_name: str) -> Trial:
+    """Return the standing that stored scores give, oldest first, to a model which nobody here has seen at work.
+
+    Scores of another model, or against another naive one, say nothing of this one. Services of the history that were
+    not there yet begin anew.
+    """
+    services = measured.services
+    kept = [_of(s, services) for s in scores if s.model == name and s.naive == naive_name][-SCORES_KEPT:]
+    begun = Trial(demoted=np.zeros(len(services), np.bool_), services=services, name=name, naive_name=naive_name)
+    if not kept:
+        return begun
+    return replace(_ruled(replace(begun, demoted=~kept[-1].in_charge), kept, (), measured), restored=())
+
+
+def _of(scored: Scored, services: tuple[str, ...]) -> Scored:
+    """Return a score with a row for each of these services; of those it does not know nothing was measured."""
+    if scored.services == services:
+        return scored
+    place = {name: n for n, name in enumerate(scored.services)}
+    rows = np.array([place.get(name, -1) for name in services], np.int64)
+    known = rows >= 0
+
+    def taken(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        there = known.reshape(-1, *[1] * (values.ndim - 1))
+        return np.where(there, values[rows], np.nan)
+
+    return replace(
+        scored,
+        services=services,
+        truth_rps=taken(scored.truth_rps),
+        wape=taken(scored.wape),
+        pinball=taken(scored.pinball),
+        coverage=taken(scored.coverage),
+        naive_wape=taken(scored.naive_wape),
+        naive_pinball=taken(scored.naive_pinball),
+        in_charge=np.where(known, scored.in_charge[rows], True),
+    )
+
+
 # Forecasting --------------------------------------------------------------------------------------------------------
 
 

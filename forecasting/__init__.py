@@ -2,7 +2,7 @@
 
 from partita.forecasting.blend import LATE, SEASONAL, Blend
 from partita.forecasting.global_model import GlobalModel
-from partita.forecasting.paths import past_errors, sample_paths
+from partita.forecasting.paths import level_errors, past_errors, sample_paths
 from partita.forecasting.per_service import PerService
 from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.score import Score, score
@@ -63,6 +63,7 @@ __all__ = [
     "Score",
     "SeasonalNaive",
     "Smoothing",
+    "level_errors",
     "past_errors",
     "sample_paths",
     "score",

@@ -14,11 +14,25 @@ from scipy import special
 
 from partita.errors import ForecastError
 from partita.forecasting.blend import Blend
-from partita.forecasting.history import LEAST_MEASURED
+from partita.forecasting.history import LEAST_MEASURED, measured_counts
 from partita.forecasting.judging import fitting, judge
 from partita.forecasting.origins import judged_horizons
 from partita.forecasting.past import Past, fitted
+from partita.forecasting.quantiles import scatter
 from partita.model.load import Forecast, Load
+
+LEVEL_STEPS = 6
+"""Steps whose mean stands for a forecast when only what goes together is asked: one alone has too much chance in it,
+which all errors made from it would share."""
+
+LEVEL_WINDOW = 360
+"""Newest steps that such errors are taken from."""
+
+LEVEL_ORIGINS = 72
+"""Origins among them at most: ranking more at every turn takes longer than it tells."""
+
+LEAST_ORIGINS = 24
+"""Origins below which a level of what all services do together hangs on two or three of them."""
 
 MOST_ERRORS = 20_000_000
 """Errors kept: with more services and steps than fit, only some horizons are judged, and those between follow them."""
@@ -51,6 +65,23 @@ def past_errors(blend: Blend, history: Load, steps: int) -> PastErrors:
     return PastErrors(history.services, every if fits else farthest, np.nan_to_num(errors[:, :, whole]))
 
 
+def level_errors(history: Load, steps: int) -> PastErrors:
+    """Return the errors that the mean of the last few steps made from origins in the history, in units of its scatter.
+
+    Paths need only ranks that went together, and what services do together they do to the errors of any sound model; so
+    this serves whatever made the forecast, and takes a few milliseconds. ForecastError where the history is too short.
+    """
+    past = Past.of(measured_counts(history, LEVEL_WINDOW), history.step_s)
+    origins = np.arange(min(LEVEL_STEPS, past.length) - 1, past.length - steps)
+    origins = origins[:: -(-len(origins) // LEVEL_ORIGINS) or 1]
+    if len(origins) < LEAST_ORIGINS:
+        raise ForecastError(f"sample paths of {steps} steps need a longer history than {past.length} steps")
+    ahead = np.arange(1, steps + 1)
+    level = past.level(origins, LEVEL_STEPS)[:, None, :]
+    errors = (past.counts[:, origins + ahead[:, None]] - level) / scatter(level)
+    return PastErrors(history.services, ahead, np.nan_to_num(errors))
+
+
 def sample_paths(forecast: Forecast, past: PastErrors, paths: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw rates ``(paths, services, steps)``, each as likely as the others.
 
@@ -60,11 +91,20 @@ def sample_paths(forecast: Forecast, past: PastErrors, paths: int, rng: np.rando
     ranks = _ranks(past, forecast.rps.shape[2], rng)
     number = ranks.shape[2]
     order = np.concatenate([rng.permutation(number) for _ in range(-(-paths // number))])[:paths]
-    drawn = np.empty((paths, *forecast.rps[:, 0].shape))
-    for s, lines in enumerate(forecast.rps):
-        for h in range(lines.shape[1]):
-            drawn[:, s, h] = np.interp(ranks[s, h, order], forecast.levels, lines[:, h])
+    drawn: NDArray[np.float64] = _at_ranks(forecast, ranks)[:, :, order].transpose(2, 0, 1)
     return drawn
+
+
+def _at_ranks(forecast: Forecast, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the forecast's rates at ranks ``(services, steps, origins)``, straight between the levels."""
+    levels, lines = np.asarray(forecast.levels), forecast.rps.transpose(0, 2, 1)
+    if len(levels) == 1:
+        return np.broadcast_to(lines, ranks.shape)
+    below = np.clip(np.searchsorted(levels, ranks, side="right") - 1, 0, len(levels) - 2)
+    part = np.clip((ranks - levels[below]) / np.diff(levels)[below], 0.0, 1.0)
+    low, high = np.take_along_axis(lines, below, axis=2), np.take_along_axis(lines, below + 1, axis=2)
+    rates: NDArray[np.float64] = low + part * (high - low)
+    return rates
 
 
 def _ranks(past: PastErrors, steps: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -87,8 +127,13 @@ def _ranks(past: PastErrors, steps: int, rng: np.random.Generator) -> NDArray[np
 
 
 def _ordered(errors: NDArray[np.float64], jitter: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the place of each error among those of all origins, from 0."""
-    order = np.lexsort((np.broadcast_to(jitter, errors.shape), errors), axis=-1)
+    """Return the place of each error among those of all origins, from 0; the jitter decides between equal ones."""
+    order = np.argsort(errors, axis=-1)
+    ranked = np.take_along_axis(errors, order, axis=-1)
+    tied = (ranked[..., 1:] == ranked[..., :-1]).any(axis=-1)
+    if tied.any():
+        # sorting by two keys takes three times as long, and few errors are equal but those of silent services
+        order[tied] = np.lexsort((np.broadcast_to(jitter, errors.shape)[tied], errors[tied]), axis=-1)
     place = np.empty_like(order)
     np.put_along_axis(place, order, np.broadcast_to(np.arange(errors.shape[-1]), errors.shape), axis=-1)
     return place

@@ -35,6 +35,14 @@ class Rehearsed:
     good: NDArray[np.int64]
 
 
+def mean(found: Sequence[Rehearsed]) -> Rehearsed:
+    """Return what one rehearsal came to on the average of these; more of the same requests make it no more certain."""
+    if len(found) == 1:
+        return found[0]
+    offered, good = (np.mean([getattr(r, name) for r in found], axis=0) for name in ("offered", "good"))
+    return Rehearsed(np.rint(offered).astype(np.int64), np.rint(good).astype(np.int64))
+
+
 class Rehearser:
     """Replays plans on a window of the log; it keeps nothing between calls but what a call would find out again."""
 

@@ -21,12 +21,14 @@ from partita.controller.loop import FAR_STEPS_KEPT, NEAR_STEPS_KEPT
 from partita.controller.recording import encode, recorded
 from partita.controller.standing import wishes_of
 from partita.controller.state import State, Turn
+from partita.controller.trial import SCORES_KEPT, Trial, restored_trial
 from partita.controller.turn import Watch, step_aside
 from partita.controller.turn import run as turn_until
 from partita.errors import NotLeading, PartitaError, StoreError
+from partita.forecasting.yardstick import LAST_ARRIVALS
 from partita.model.load import Arrivals, Load, Observation, Orders
 from partita.model.plan import Plan, feasible
-from partita.ports import LogView, Tick
+from partita.ports import Forecaster, LogView, Tick
 from partita.store.journal import PostgresJournal
 from partita.store.leadership import Leadership
 from partita.store.line import Line
@@ -37,6 +39,7 @@ HEALTH_EVERY = 3
 """Turns between two looks at the health of the log."""
 FOREVER_S = 1e18
 FORGET_EVERY_S = 600.0
+DAY_S = 86_400.0
 STATE_EVERY_S = 3600.0
 """How often the loop's state is recorded beside what a turn saw: decisions can be made again from there on."""
 
@@ -177,7 +180,14 @@ class Reign:
         loop = self._parts.loop
         begun = loop.begin(0.0)
         near, far, watermark_s = await _histories(log, clock.now_s(), loop.settings.near_s, loop.settings.epoch_s)
-        state = replace(begun, near=near, far=far, epoch_at_s=watermark_s)
+        state = replace(
+            begun,
+            near=near,
+            far=far,
+            epoch_at_s=watermark_s,
+            near_trial=await self._trial("near", loop.near, near.steps),
+            far_trial=await self._trial("far", loop.far, far.steps),
+        )
         if standing is not None and not feasible(standing.plan, loop.services, loop.inventory, loop.settings.budgets):
             state = replace(
                 state,
@@ -187,6 +197,16 @@ class Reign:
                 need=standing.need,
             )
         return recorded(state), watermark_s
+
+    async def _trial(self, horizon: str, model: Forecaster, measured: Load) -> Trial:
+        """Return how a model has fared under whoever led before, so that one that was demoted stays so."""
+        operations = [self._operation]
+        if self._mode == "advisory":
+            operations.append(Operation(self._lines.work, self._parts.file.name))
+        for operation in operations:
+            if scores := await operation.read_scores(horizon, limit=SCORES_KEPT):
+                return restored_trial(scores, measured, name=model.name, naive_name=LAST_ARRIVALS.name)
+        return Trial()
 
     def _still_good(self, good: Plan, otherwise: Plan) -> Plan:
         loop = self._parts.loop
@@ -264,7 +284,12 @@ class Reign:
             await self._operation.keep_observation(run, *seen)
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + FORGET_EVERY_S
-            await self._operation.forget(self._parts.file.watch.keep_observations_h * 3600)
+            watch = self._parts.file.watch
+            await self._operation.forget(
+                observations_s=watch.keep_observations_h * 3600,
+                forecasts_s=watch.keep_forecasts_d * DAY_S,
+                scores_s=watch.keep_scores_d * DAY_S,
+            )
 
     async def close(self) -> None:
         """Note the end of the run, if the database is there."""

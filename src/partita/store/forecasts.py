@@ -52,7 +52,7 @@ async def read_scores(connection: Connection, run: int, horizon: str, *, limit: 
     """Return what came of the latest forecasts of a run at a horizon, oldest first."""
     with explained("the look at the scores of forecasts"):
         rows = await connection.fetch(query("last_forecast_scores"), run, horizon, limit)
-    return [_scored(row) for row in reversed(rows)]
+    return [scored_from(row) for row in reversed(rows)]
 
 
 def _forecast(row: Mapping[str, Any]) -> Forecast:
@@ -68,7 +68,8 @@ def _forecast(row: Mapping[str, Any]) -> Forecast:
     )
 
 
-def _scored(row: Mapping[str, Any]) -> Scored:
+def scored_from(row: Mapping[str, Any]) -> Scored:
+    """Map a database row."""
     arrays = ("truth_rps", "wape", "pinball", "coverage", "naive_wape", "naive_pinball")
     return Scored(
         tick=row["tick"],

@@ -12,17 +12,21 @@ from dataclasses import dataclass, field
 
 from partita import __version__
 from partita.errors import StoreError
-from partita.model.load import Orders
+from partita.model.load import Orders, Scored
 from partita.model.plain import to_json
 from partita.model.plan import Command, Plan, target
 from partita.model.revive import command_from_plain, from_plain
 from partita.store.connection import Connection, atomically
+from partita.store.forecasts import scored_from
 from partita.store.leadership import Term, require_leading
 from partita.store.line import Line
 from partita.store.queries import query
 
 ANSWER_S = 20.0
 """Seconds after which a database that does not answer counts as away."""
+
+MOST_FORGOTTEN = 10_000
+"""Forecasts of a run that are deleted at once: far more than are made meanwhile, and done within a second."""
 
 Seen = object
 """Anything `to_json` can write: what was observed of a command's target."""
@@ -200,11 +204,23 @@ class Operation:
         async with self._writing("the record of observations") as connection:
             await connection.execute(query("add_observation"), run, tick, seen, state)
 
-    async def forget(self, observations_s: float) -> None:
-        """Delete what turns saw so long ago, and quarantines that are long over."""
+    async def forget(self, *, observations_s: float, forecasts_s: float, scores_s: float) -> None:
+        """Delete what turns saw, forecast and scored so long ago, and quarantines that are long over.
+
+        Of forecasts and scores no more than MOST_FORGOTTEN of a run go at once: the next call goes on.
+        """
         async with self._writing("the record of observations") as connection:
             await connection.execute(query("forget_observations"), self._role, observations_s)
             await connection.execute(query("forget_quarantine"), self._role)
+        async with self._writing("the record of forecasts") as connection:
+            await connection.execute(query("forget_forecasts"), self._role, forecasts_s, MOST_FORGOTTEN)
+            await connection.execute(query("forget_scores"), self._role, scores_s, MOST_FORGOTTEN)
+
+    async def read_scores(self, horizon: str, *, limit: int) -> list[Scored]:
+        """Return what came of the latest forecasts of this role's controllers at a horizon, oldest first."""
+        async with self._reading("the look at the scores of forecasts") as connection:
+            rows = await connection.fetch(query("last_scores_of_role"), self._role, horizon, limit)
+        return [scored_from(row) for row in reversed(rows)]
 
     async def report(self, holder: str, status: object) -> None:
         """Say how things are, for `partita status`; standbys do too."""

@@ -105,6 +105,34 @@ SELECT min(tick) FROM observation WHERE run = $1 AND state IS NOT NULL;
 DELETE FROM observation o USING run r
 WHERE o.run = r.id AND r.role = $1 AND o.at < clock_timestamp() - $2 * interval '1 second';
 
+-- name: forget_forecasts
+-- The oldest of each run go first, so a look at its first rows is enough, however many are kept.
+DELETE FROM forecast f USING (
+    SELECT o.run, o.tick, o.horizon FROM run r CROSS JOIN LATERAL (
+        SELECT run, tick, horizon, made_at_s FROM forecast WHERE run = r.id ORDER BY tick, horizon LIMIT $3
+    ) o
+    WHERE r.role = $1 AND r.kind = 'live' AND o.made_at_s < extract(epoch FROM clock_timestamp())::float8 - $2
+) gone
+WHERE f.run = gone.run AND f.tick = gone.tick AND f.horizon = gone.horizon;
+
+-- name: forget_scores
+DELETE FROM forecast_score s USING (
+    SELECT o.run, o.tick, o.horizon FROM run r CROSS JOIN LATERAL (
+        SELECT run, tick, horizon, scored_tick FROM forecast_score WHERE run = r.id ORDER BY tick, horizon LIMIT $3
+    ) o
+    JOIN decision d ON d.run = o.run AND d.tick = o.scored_tick
+    WHERE r.role = $1 AND r.kind = 'live' AND d.at_s < extract(epoch FROM clock_timestamp())::float8 - $2
+) gone
+WHERE s.run = gone.run AND s.tick = gone.tick AND s.horizon = gone.horizon;
+
+-- name: last_scores_of_role
+-- A controller that comes and goes may leave runs in which nothing was scored.
+SELECT s.* FROM (SELECT id FROM run WHERE role = $1 AND kind = 'live' ORDER BY id DESC LIMIT 100) r
+CROSS JOIN LATERAL (
+    SELECT * FROM forecast_score WHERE run = r.id AND horizon = $2 ORDER BY tick DESC LIMIT $3
+) s
+ORDER BY s.run DESC, s.tick DESC LIMIT $3;
+
 -- name: forget_quarantine
 DELETE FROM quarantine WHERE role = $1 AND until < clock_timestamp() - interval '1 day';
 
