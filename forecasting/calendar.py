@@ -15,9 +15,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from partita.forecasting.quantiles import LEVELS
 from partita.model.load import Forecast, Load
-from partita.ports import Forecaster
 
 WEEK_S = 7 * 86_400.0
 WEEKS_BACK = 4
@@ -111,24 +109,6 @@ class Calendar:
                 told[event.name] = f"{event.name} like {7 * event.back_s / event.week_s:g} days before"
                 made = replace(made, rps=rps)
         return made
-
-
-@dataclass(frozen=True, slots=True)
-class WithCalendar:
-    """A model that knows a calendar."""
-
-    model: Forecaster
-    calendar: Calendar
-
-    @property
-    def name(self) -> str:
-        """The model's own name."""
-        return self.model.name
-
-    def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
-        """Forecast from the history without past events, and apply the calendar to what comes of it."""
-        seen = self.calendar.cleaned(history)
-        return self.calendar.applied(self.model.forecast(seen, steps=steps, levels=levels), seen)
 
 
 # What an entry does to a forecast -------------------------------------------------------------------------------------

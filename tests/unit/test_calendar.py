@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partita.controller.trial import Trial, forecast, judged, remark
-from partita.forecasting.calendar import LATE_STEPS, NO_CALENDAR, Calendar, Event, WithCalendar
+from partita.forecasting.calendar import LATE_STEPS, NO_CALENDAR, Calendar, Event
 from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.yardstick import DAILY_NAIVE, LAST_VALUE, WEEKLY_NAIVE
 from partita.model.load import Forecast, Load
+from partita.ports import Forecaster
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 NAMES = ("shop-a", "shop-b", "batch")
@@ -35,6 +36,12 @@ def made_from(load: Load, steps: int = 4) -> Forecast:
 def applied(*events: Event, steps: int = 4) -> Forecast:
     load = history()
     return Calendar(events).applied(made_from(load, steps), load)
+
+
+def forecast_with(calendar: Calendar, model: Forecaster, load: Load, steps: int) -> Forecast:
+    """Forecast from the history without past events, and apply the calendar to what comes of it, as the loop does."""
+    seen = calendar.cleaned(load)
+    return calendar.applied(model.forecast(seen, steps=steps, levels=LEVELS), seen)
 
 
 def test_without_entries_everything_stays_as_it_is() -> None:
@@ -87,19 +94,17 @@ def test_a_past_event_is_not_learned() -> None:
     load = history(days=14.0)
     sale = Event("sale", ("shop-*",), 7 * DAY_S, 8 * DAY_S, factor=4.0)
     load.counts[:2, 7 * 24 : 8 * 24] *= 4.0  # as it really came
-    model = WithCalendar(WEEKLY_NAIVE, Calendar((sale,)))
-    made = model.forecast(load, steps=24)
+    made = forecast_with(Calendar((sale,)), WEEKLY_NAIVE, load, 24)
     assert made.quantile(0.5) * HOUR_S == pytest.approx(np.full((3, 24), 100.0))
     assert made.model == "weekly-naive; calendar: sale taken out of the past"
-    assert model.name == "weekly-naive"
     assert WEEKLY_NAIVE.forecast(load, steps=24).quantile(0.5)[0] * HOUR_S == pytest.approx(np.full(24, 400.0))
 
 
 def test_while_an_event_lasts_the_last_value_stays_right() -> None:
     load = history()
     load.counts[:, 20:] *= 2.0
-    model = WithCalendar(LAST_VALUE, Calendar((Event("on", from_s=20 * HOUR_S, to_s=26 * HOUR_S, factor=2.0),)))
-    median = model.forecast(load, steps=4).quantile(0.5) * HOUR_S
+    calendar = Calendar((Event("on", from_s=20 * HOUR_S, to_s=26 * HOUR_S, factor=2.0),))
+    median = forecast_with(calendar, LAST_VALUE, load, 4).quantile(0.5) * HOUR_S
     assert median[0] == pytest.approx([200.0, 200.0, 100.0, 100.0])
 
 
@@ -122,14 +127,14 @@ def rest(load: Load, days: int) -> Load:
 def test_a_holiday_takes_the_rates_of_the_day_it_is_like() -> None:
     load = rest(week(), 17)  # day 17 is the holiday, four days after the Sunday that is day 13
     holiday = Event("new year", ("shop-*",), 17 * DAY_S, 18 * DAY_S, back_s=4 * DAY_S)
-    made = WithCalendar(DAILY_NAIVE, Calendar((holiday,))).forecast(load, steps=30)
+    made = forecast_with(Calendar((holiday,)), DAILY_NAIVE, load, 30)
     median = made.quantile(0.5) * HOUR_S
     assert median[0, 1:23] == pytest.approx(np.full(22, 30.0))
     assert median[0, 24:] == pytest.approx(np.full(6, 100.0))
     assert median[2] == pytest.approx(np.full(30, 100.0))
     assert made.model == "daily-naive; calendar: new year like 4 days before"
     load.counts[:, 13 * 24 : 14 * 24] = np.nan  # then the Sunday before that
-    assert WithCalendar(DAILY_NAIVE, Calendar((holiday,))).forecast(load, steps=30).quantile(0.5)[0, 5] * HOUR_S == 30.0
+    assert forecast_with(Calendar((holiday,)), DAILY_NAIVE, load, 30).quantile(0.5)[0, 5] * HOUR_S == 30.0
 
 
 def test_a_holiday_whose_model_day_nobody_measured_changes_nothing() -> None:
