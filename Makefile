@@ -31,7 +31,7 @@ demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=f
 demo-live: $(CORE) $(TRITON) ## control a real Triton server under a changing load, and compare with replay (Linux x86-64)
 	@$(BIN)/partita demo-live $(if $(TRACE),--trace "$$TRACE")
 
-# Tests that only compute run on all cores; those that start commands and databases of their own on two, file by file;
+# Tests that only compute run on all cores; those that start commands and databases of their own, and wait much, three at a time, file by file;
 # those in which requests must be answered in time run one at a time.
 PURE := tests/unit tests/properties tests/golden
 STARTED := tests/e2e tests/contracts tests/postgres tests/crash
@@ -43,7 +43,7 @@ triton: $(TRITON) ## install a Triton server for the CPU into .venv-triton (Linu
 
 test: lint $(TEST) try-triton ## lint, then run every test that takes no more than a few seconds
 	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(PURE)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(STARTED)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow" $(STARTED)
 	@$(BIN)/python -m pytest -q -m "not slow" $(TIMED)
 
 test-all: export PARTITA_EXAMPLES ?= 200

@@ -9,10 +9,10 @@ from typing import cast
 import numpy as np
 
 from partita.controller.appraise import Prices
-from partita.controller.backtesting import known_models
 from partita.controller.config import Scenario, Setup
 from partita.controller.entries import FailureLawEntry
 from partita.controller.loop import Loop
+from partita.controller.models import KnownModel, known_models
 from partita.controller.standing import beyond
 from partita.controller.state import Settings
 from partita.errors import ConfigError, Infeasible
@@ -48,10 +48,11 @@ def forecasters(setup: Setup, names: Sequence[str], host: PluginHost) -> tuple[F
     A plugin's model is run like its other hooks: where it may fail, and hang, at its own cost.
     """
     asked, found = setup.forecast, []
-    known = known_models(host)
+    known: dict[str, KnownModel] = {}
     for horizon, built_in in (("near", NEAR), ("far", FAR)):
 
         def model(name: str, *path: str) -> Forecaster:
+            known.update(known or known_models(host))
             if name not in known:
                 text = f"no model is called {name!r}; there are: {', '.join(known)}"
                 raise ConfigError(text, file=setup.file, key=".".join(("forecast", *path)), value=name)

@@ -1,10 +1,9 @@
-"""A backtest from the outside: which models there are, and what it found as plain data and as a table."""
+"""What a backtest found, as plain data and as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -12,69 +11,12 @@ from partita.controller.load_series import Source
 from partita.controller.results import versions
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
-from partita.errors import ConfigError
-from partita.forecasting import FAR, FORECASTERS, GLOBAL, NEAR, STATISTICAL
 from partita.forecasting.backtest import Backtest, Scores, geometric_mean, overlapping, scores
 from partita.forecasting.coverage import outside
-from partita.forecasting.statsforecast_models import must_be_installed
-from partita.forecasting.yardstick import YARDSTICKS
 from partita.model.plain import to_plain
-from partita.plugins.host import PluginHost
-from partita.ports import Forecaster
 from partita.traces.series import dispersion
 
 P95, P99 = 0.95, 0.99
-
-
-@dataclass(frozen=True, slots=True)
-class KnownModel:
-    """A forecasting model that can be named, who brings it, and what it does in a line."""
-
-    model: Forecaster
-    origin: str
-    about: str
-
-
-def known_models(host: PluginHost | None = None) -> dict[str, KnownModel]:
-    """Return the models by name: the built-in ones, the naive ones, then those of plugins with names of their own."""
-    found = {m.name: KnownModel(m, "built in", about(m)) for m in (*FORECASTERS, GLOBAL, *STATISTICAL)}
-    for naive in YARDSTICKS:
-        lag = f"the value of {span(naive.lag_s)} before" if naive.lag_s else "the last value"
-        found.setdefault(naive.name, KnownModel(naive, "naive", f"{lag}, with the quantiles of its own errors"))
-    brought, _ = (host or PluginHost.load()).brought("register_forecasters")
-    for name, thing in brought.items():
-        model = cast(Forecaster, thing)
-        found.setdefault(name, KnownModel(model, "plugin", about(model)))
-    return found
-
-
-def about(model: Forecaster) -> str:
-    """Return what a model says it is, or the first line of its docstring; of a blend of one, that one's."""
-    members: Sequence[Forecaster] = getattr(model, "members", ())
-    if len(members) == 1:
-        return f"{about(members[0])}; calibrated on its own past errors"
-    if own := getattr(model, "about", ""):
-        return str(own)
-    text = (type(model).__doc__ or "").strip()
-    return text.partition("\n")[0].rstrip(".") if not text.startswith(f"{type(model).__name__}(") else ""
-
-
-def choose_models(names: Sequence[str], known: Mapping[str, KnownModel]) -> list[Forecaster]:
-    """Return the models with these names; ConfigError for others.
-
-    Without any, those that the loop forecasts with, those of plugins, and the last value; ``all`` stands for all.
-    """
-    if not names:
-        usual = (NEAR.name, FAR.name, "last-value")
-        return [k.model for name, k in known.items() if name in usual or k.origin == "plugin"]
-    if list(names) == ["all"]:
-        return [k.model for k in known.values()]
-    for name in names:
-        if name not in known:
-            must_be_installed(name)
-            there = ", ".join(known)
-            raise ConfigError(f"no model is called {name!r}; there are: {there}", key="--models", value=name)
-    return [known[name].model for name in dict.fromkeys(names)]
 
 
 # Plain data ---------------------------------------------------------------------------------------------------------

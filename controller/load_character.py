@@ -12,7 +12,7 @@ from partita.controller.backtesting import number, share
 from partita.controller.load_detail import FINE_S, Detail
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
-from partita.forecasting.backtest import LEVELS, geometric_mean
+from partita.forecasting.backtest import geometric_mean
 from partita.forecasting.burstiness import (
     LEAST_STEPS,
     Dispersion,
@@ -21,6 +21,7 @@ from partita.forecasting.burstiness import (
     forecast_dispersion,
     naive_dispersion,
 )
+from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.size_mix import SizeMix, forecast_mix, log_loss, naive_mix, ranked_probability
 from partita.model.load import Load
 from partita.model.size_counts import SizeCounts, gathered, size_quantile

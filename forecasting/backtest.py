@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ForecastError
+from partita.forecasting.quantiles import LEVELS
 from partita.forecasting.yardstick import DAILY_NAIVE, DAY_S
 from partita.model.load import Forecast, Load
 from partita.ports import Forecaster
 
-LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 WEEK_S = 7 * DAY_S
 ORIGINS = 24
 LAST_PART = 0.2

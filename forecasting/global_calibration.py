@@ -14,9 +14,9 @@ from scipy import special
 
 from partita.forecasting.bands import TRUST
 from partita.forecasting.global_inputs import View
-from partita.forecasting.global_network import LEVELS, MEDIAN, Network
+from partita.forecasting.global_network import MEDIAN, Network
 from partita.forecasting.past import Steps
-from partita.forecasting.quantiles import error_quantiles
+from partita.forecasting.quantiles import LEVELS, error_quantiles
 
 LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
 """Bounds of what a distance from the median is multiplied by: beyond, a few errors would rule."""

@@ -25,13 +25,12 @@ from partita.forecasting.global_calibration import (
     pooled_factors,
 )
 from partita.forecasting.global_inputs import View, day_steps, parts
-from partita.forecasting.global_network import LEVELS, MEDIAN, Network
+from partita.forecasting.global_network import MEDIAN, Network
 from partita.forecasting.global_training import Rows, Told, Training, drawn_rows, shorter, trained
 from partita.forecasting.history import LEAST_MEASURED
 from partita.forecasting.origins import judged_horizons
 from partita.forecasting.past import DAY_S, Steps
-from partita.forecasting.quantiles import LEVELS as ASKED
-from partita.forecasting.quantiles import sound_forecast
+from partita.forecasting.quantiles import LEVELS, sound_forecast
 from partita.model.load import Forecast, Load
 
 NAME = "global"
@@ -68,7 +67,7 @@ class GlobalModel:
     name: str = NAME
     training: Training = field(default_factory=Training)
 
-    def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = ASKED) -> Forecast:
+    def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Refuse: it is `fitted` that gives what can forecast."""
         raise ForecastError(f"{self.name} must be trained first: partita forecast train")
 
@@ -101,7 +100,7 @@ class TrainedModel:
     factors: NDArray[np.float64]
     version: str = ""
 
-    def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = ASKED) -> Forecast:
+    def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if its steps are not those that were learned."""
         if abs(history.step_s - self.step_s) > 1e-6 * self.step_s:
             raise ForecastError(

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.forecasting.global_inputs import CANDIDATES, Inputs
-
-LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-"""Levels that are learned; those between and beyond are found from them."""
+from partita.forecasting.quantiles import LEVELS
 
 MEDIAN = LEVELS.index(0.5)
+"""Its place among the levels that are learned; those between and beyond are found from them."""
 
 NARROWEST = 1e-3
 """Least distance of neighbouring quantiles, in units of z: so that errors can always be told in units of it."""

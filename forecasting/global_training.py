@@ -16,7 +16,6 @@ from partita.forecasting.global_inputs import CANDIDATES, View, day_steps, parts
 from partita.forecasting.global_network import (
     LAST,
     LAYERS,
-    LEVELS,
     MEDIAN,
     NARROWEST,
     Network,
@@ -24,6 +23,7 @@ from partita.forecasting.global_network import (
     outputs_of,
 )
 from partita.forecasting.past import Steps
+from partita.forecasting.quantiles import LEVELS
 from partita.model.load import Load
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.forecasting.past import Parameters, Past, Rule, Steps, seasons_back
+from partita.kernels.blending import ratio_medians
 
 MOST_RATIO = 4.0
 """Largest factor, up or down, by which a former day's curve is brought to the level of late."""
@@ -90,16 +91,11 @@ class LevelRatio:
         width = max(1, round(self.width_s / past.step_s))
 
         def foretold(origins: Steps, ahead: Steps) -> NDArray[np.float64]:
-            late = past.level(origins, width)
             spare = 1.0 + 0.05 * past.level(origins, past.day)
-            curves = []
-            for more in range(self.times):
-                back = seasons_back(ahead, past.day) + more
-                then = past.level(origins - back * past.day, width)
-                ratio = np.clip((late + spare) / (then + spare), 1 / MOST_RATIO, MOST_RATIO)
-                curves.append(former(past, origins + ahead - back * past.day) * ratio)
-            middle = median_known(np.stack(curves))
-            return np.where(np.isfinite(middle), middle, past.level(origins, 1))
+            medians, curves = np.empty((len(past.counts), len(origins))), np.empty(self.times)
+            level = past.level_of_all(width)
+            ratio_medians(past.counts, level, spare, origins, ahead, past.day, MOST_RATIO, curves, medians)
+            return np.where(np.isfinite(medians), medians, past.level(origins, 1))
 
         return foretold
 
@@ -109,17 +105,3 @@ def former(past: Past, steps: NDArray[np.int64]) -> NDArray[np.float64]:
     value = np.take(past.counts, np.maximum(steps, 0), axis=1)
     value[:, steps < 0] = np.nan
     return value
-
-
-def median_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the median over the first axis without its NaN; NaN where there is nothing else."""
-    if len(values) == 1:
-        only: NDArray[np.float64] = values[0]
-        return only
-    ranked = np.sort(values, axis=0)
-    number = np.isfinite(values).sum(axis=0)
-    low, high = np.maximum(number - 1, 0) // 2, number // 2
-    below = np.take_along_axis(ranked, low[None], axis=0)[0]
-    above = np.take_along_axis(ranked, np.minimum(high, len(values) - 1)[None], axis=0)[0]
-    middle: NDArray[np.float64] = np.where(number > 0, (below + above) / 2, np.nan)
-    return middle

@@ -53,9 +53,10 @@ class Past:
     @classmethod
     def of(cls, counts: NDArray[np.float64], step_s: float) -> Past:
         """Look at counts of steps of `step_s` seconds; every service has at least one measured."""
+        counts = np.ascontiguousarray(counts)
         services, length = counts.shape
         filled, known, total = np.empty_like(counts), np.zeros((services, length + 1)), np.zeros((services, length + 1))
-        look_at(np.ascontiguousarray(counts), filled, known, total)
+        look_at(counts, filled, known, total)
         return cls(counts, filled, known, total, step_s, whole_day(step_s))
 
     @property
@@ -73,10 +74,15 @@ class Past:
             return np.take(self.filled, at, axis=1)
         if width not in self.levels and len(at) < self.length // FEW:
             return self._level(at, width)
+        return np.take(self.level_of_all(width), at, axis=1)
+
+    def level_of_all(self, width: int) -> NDArray[np.float64]:
+        """Return the level at every step: most models ask for the same few widths, from many origins."""
+        if width == 1:
+            return self.filled
         if width not in self.levels:
-            # most models ask for the same few widths, from many origins
             self.levels[width] = self._level(np.arange(self.length), width)
-        return np.take(self.levels[width], at, axis=1)
+        return self.levels[width]
 
     def _level(self, at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         means = np.empty((len(self.filled), len(at)))

@@ -16,7 +16,8 @@ from scipy import special
 
 from partita.model.load import Forecast, Load
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+LEVELS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+"""Levels of the quantiles that are forecast, journaled and scored."""
 
 FEW_ERRORS = 20
 """With fewer errors than this a service's spread is made symmetric: their signs say little yet."""

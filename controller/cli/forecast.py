@@ -98,9 +98,9 @@ def backtest(
       partita forecast backtest --trace conv.csv.gz --horizons 1m --step 10s --buckets 512,2048
       partita forecast backtest --dsn postgresql://localhost/partita --models smoothing,last-value --json scores.json
     """
-    from partita.controller.backtesting import choose_models, known_models
     from partita.controller.load_detail import Detail, parse_buckets
     from partita.controller.load_series import parse_span
+    from partita.controller.models import choose_models, known_models
     from partita.controller.results import check_writable
 
     for path, option in ((json_file, "--json"), (report, "--report")):
@@ -278,11 +278,11 @@ def train(
     """
     from time import perf_counter
 
-    from partita.controller.backtesting import choose_models, known_models
     from partita.controller.cli.progress import counting
     from partita.controller.forecast_training import keep, kept, read_model, training_lines, write_model
     from partita.controller.forecast_training import train as run
     from partita.controller.load_series import forecastable, parse_span, picked, series_of_trace
+    from partita.controller.models import choose_models, known_models
     from partita.controller.results import check_writable
     from partita.forecasting import GlobalModel
 
@@ -329,7 +329,7 @@ def list_models(as_json: bool, database: Database) -> None:
     Example:
       partita forecast models
     """
-    from partita.controller.backtesting import known_models
+    from partita.controller.models import known_models
 
     known = known_models()
     trained = _trained(database)

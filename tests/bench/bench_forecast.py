@@ -37,7 +37,7 @@ from forecast_peers import LightGbmPeer, peers
 from forecast_series import Group, groups
 from kept_backtests import kept_backtest, with_others
 
-from partita.controller.backtesting import choose_models, known_models
+from partita.controller.models import choose_models, known_models
 from partita.errors import ForecastError
 from partita.forecasting import FAR
 from partita.forecasting.backtest import (

@@ -12,8 +12,7 @@ import pytest
 from partita.controller.cli.main import main
 from partita.controller.load_series import parse_span
 from partita.errors import ConfigError
-from partita.forecasting import FAR, NEAR
-from partita.forecasting.backtest import LEVELS
+from partita.forecasting import FAR, LEVELS, NEAR
 
 MINUTES = 3 * 1440
 

@@ -88,16 +88,9 @@ def test_a_plugins_model_makes_the_forecast(tmp_path: Path) -> None:
     [
         ("raise RuntimeError('boom')", "plugin stranger, hook register_forecasters: raised RuntimeError: boom"),
         ("time.sleep(60)", "plugin stranger, hook register_forecasters: took longer than 0.5 s and was stopped"),
-        ("return says(history, steps, levels, np.nan)", "twohundred forecast a rate that is no number"),
-        ("return says(history, steps, levels, np.arange(7)[::-1, None])", "twohundred forecast quantiles that cross"),
-        ("return says(history, steps + 1, levels, 1.0)", "twohundred forecast something else than it was asked for"),
-        ("return says(history, steps, levels[:2], 1.0)", "it forecast something else than it was asked for"),
-        ("return 'many'", "raised AttributeError"),
-        ("raise ForecastError('it needs a day')", "twohundred gave none, it needs a day"),
         ("return says(history, steps, levels, 200_000.0)", "is more than 10 times beyond all that was measured"),
-        ("return says(history, steps, levels, 0.0)", "is more than 10 times beyond all that was measured"),
     ],
-    ids=["raises", "hangs", "nan", "crossing", "steps", "levels", "nonsense", "short", "high", "zero"],
+    ids=["raises", "hangs", "high"],
 )
 def test_a_model_that_never_works_leaves_the_naive_forecast(tmp_path: Path, body: str, problem: str) -> None:
     [decision] = replay(tmp_path, body)

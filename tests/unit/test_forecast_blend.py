@@ -12,7 +12,7 @@ from partita.forecasting.bands import Judged, independent_errors, least_tail, ta
 from partita.forecasting.blend import LATE, SEASONAL
 from partita.forecasting.change import MOST, NARROWING, widened, widening
 from partita.forecasting.judging import fitting
-from partita.forecasting.naive import LevelRatio, Recent, SameTime, median_known
+from partita.forecasting.naive import LevelRatio, Recent, SameTime
 from partita.forecasting.origins import judged_horizons, judged_origins
 from partita.forecasting.past import Model, Past, fitted
 from partita.forecasting.regression import Autoregression
@@ -72,9 +72,14 @@ def test_a_level_ratio_does_not_explode_after_silence() -> None:
     assert found[0, 0] <= 4 * counts.max()
 
 
-def test_medians_leave_out_what_is_not_known() -> None:
-    values = np.array([[1.0, nan, nan], [5.0, 2.0, nan], [3.0, 4.0, nan]])
-    assert median_known(values) == pytest.approx(np.array([3.0, 3.0, nan]), nan_ok=True)
+def test_a_median_over_days_leaves_out_what_is_not_known() -> None:
+    days = [np.full(DAY, level) for level in (100.0, 300.0, 200.0, 200.0)]
+    days[0][5], days[1][5], days[2][5], days[1][6] = 50.0, nan, 260.0, nan
+    rule = fitted(LevelRatio("ratio-3", HOUR_S, 3), past(np.concatenate(days)), 8)
+    found = rule(steps(4 * DAY - 1, 4 * DAY - 1), steps(6, 7))
+    # the level is 200 now and was 200 a day before, 300 two days before, each with 1 + 5 % of 200 added
+    assert found[0] == pytest.approx([(200 + 260 * 211 / 311) / 2, (200 + 200 * 211 / 311) / 2])
+    assert np.isfinite(fitted(LevelRatio(), past(np.full(30, 7.0)), 1)(steps(2), steps(1))).all()
 
 
 @pytest.mark.parametrize("model", [Theta(), Autoregression()], ids=lambda m: m.name)

@@ -69,7 +69,7 @@ def test_a_random_walk_is_covered_and_its_band_widens_as_a_walk_does(forecaster:
         for level, share in zip(LEVELS, score(forecast, truth).coverage.mean(axis=0), strict=True):
             band = 4 * np.sqrt(level * (1 - level) / SERVICES) + 0.02
             assert abs(share - level) <= band, (ahead, level, share)
-    width = np.median(forecast.rps[:, 5] - forecast.rps[:, 0], axis=0) * 600  # between P5 and P95
+    width = np.median(forecast.quantile(0.95) - forecast.quantile(0.05), axis=0) * 600
     if forecaster is NEAR:
         # it takes the last value here: 2 x 1.645 standard deviations of the steps ahead, and up to a fifth more for
         # errors six steps ahead, of which 200 are worth some twenty independent ones

@@ -15,7 +15,6 @@ from partita.errors import ForecastError
 from partita.forecasting.backtest import check
 from partita.forecasting.global_inputs import View, parts
 from partita.forecasting.global_model import GlobalModel, TrainedModel
-from partita.forecasting.global_network import LEVELS as LEARNED
 from partita.forecasting.global_training import Training
 from partita.forecasting.quantiles import LEVELS
 from partita.model.load import Load
@@ -198,10 +197,6 @@ def test_services_go_in_parts_and_give_the_same(
     assert next(p.services for _, p in parts(history, 5 * counts.shape[1])) == history.services[:5]
     monkeypatch.setattr("partita.forecasting.global_model.parts", lambda h: parts(h, 5 * counts.shape[1]))
     np.testing.assert_allclose(trained.forecast(history, steps=10, levels=LEVELS).rps, whole.rps, rtol=1e-5)
-
-
-def test_learned_levels_hold_those_that_are_asked_for_most() -> None:
-    assert set(LEVELS) <= set(LEARNED)
 
 
 def test_without_torch_it_is_listed_forecasts_and_says_what_to_install(trained: TrainedModel, tmp_path: object) -> None:

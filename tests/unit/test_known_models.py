@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from partita.controller.backtesting import choose_models, known_models
+from partita.controller.models import choose_models, known_models
 from partita.errors import ConfigError
 from partita.hookspecs import hookimpl
 from partita.model.load import Forecast, Load

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from partita.controller.backtesting import choose_models, known_models
+from partita.controller.models import choose_models, known_models
 from partita.errors import ConfigError, ForecastError
 from partita.forecasting import LEVELS, STATISTICAL, PerService
 from partita.forecasting.each import Fit, Row, forecast_each

@@ -118,6 +118,46 @@ def window_means(
 
 
 @njit(cache=True)
+def ratio_medians(
+    counts: NDArray[np.float64],
+    level: NDArray[np.float64],
+    spare: NDArray[np.float64],
+    origins: NDArray[np.int64],
+    ahead: NDArray[np.int64],
+    day: int,
+    most: float,
+    curves: NDArray[np.float64],
+    medians: NDArray[np.float64],
+) -> None:
+    """Fill `medians`, ``(services, origins)``, with former days' counts at the level of late: the median over days.
+
+    `level`, ``(services, steps)``, is that of each step, `spare`, ``(services, origins)``, what is added to levels;
+    their ratio is at most `most`, up or down. As many days are looked at as `curves` has places. NaN where nothing is
+    known.
+    """
+    for s in range(counts.shape[0]):
+        for k in range(origins.shape[0]):
+            origin, number = origins[k], 0
+            late = level[s, origin] + spare[s, k]
+            back = (ahead[k] + day - 1) // day
+            for more in range(curves.shape[0]):
+                days = (back + more) * day
+                at = origin + ahead[k] - days
+                if at < 0 or np.isnan(counts[s, at]):
+                    continue
+                ratio = late / (level[s, max(origin - days, 0)] + spare[s, k])
+                value = counts[s, at] * min(max(ratio, 1.0 / most), most)
+                i = number
+                while i > 0 and curves[i - 1] > value:
+                    curves[i] = curves[i - 1]
+                    i -= 1
+                curves[i] = value
+                number += 1
+            middle = (curves[(number - 1) // 2] + curves[number // 2]) / 2.0 if number > 0 else np.nan
+            medians[s, k] = middle
+
+
+@njit(cache=True)
 def prefix_means(
     missed: NDArray[np.float64],
     weight: NDArray[np.float64],
