@@ -31,8 +31,8 @@ demo: $(CORE) ## play a trace through the whole loop and write a report; TRACE=f
 demo-live: $(CORE) $(TRITON) ## control a real Triton server under a changing load, and compare with replay (Linux x86-64)
 	@$(BIN)/partita demo-live $(if $(TRACE),--trace "$$TRACE")
 
-# Tests that only compute run on all cores; those that start commands and databases of their own, and wait much, three at a time, file by file;
-# those in which requests must be answered in time run one at a time.
+# Tests that only compute run on all cores; those that start commands and databases of their own, and wait a lot, three at
+# a time, file by file; those in which requests must be answered in time run one at a time.
 PURE := tests/unit tests/properties tests/golden
 STARTED := tests/e2e tests/contracts tests/postgres tests/crash
 TIMED := $(filter-out tests/bench tests/gpu $(PURE) $(STARTED),$(sort $(patsubst %/,%,$(dir $(wildcard tests/*/test_*.py)))))

@@ -19,7 +19,7 @@ BLEND_NEAR = Blend(
     origins=120,
     window=480,
     renewed=30,
-    together=250,
+    together=125,
     about="models that know no cycle, weighted and calibrated on their last 480 steps",
 )
 """A blend of models that know no cycle, over the last 480 steps."""

