@@ -12,7 +12,7 @@ from partita.controller.results import versions
 from partita.controller.whatif.tables import Table
 from partita.controller.wording import span
 from partita.forecasting.backtest import Backtest, Scores, geometric_mean, overlapping, scores
-from partita.forecasting.coverage import outside
+from partita.forecasting.coverage import Bins, outside
 from partita.model.plain import to_plain
 from partita.traces.series import dispersion
 
@@ -105,7 +105,8 @@ def _outside(found: Backtest, model: str, horizon: int, place: int) -> int:
     """Count the series whose coverage is beyond chance."""
     own = found.errors[model]
     counted, covered = own.counted[horizon][:, :, place], own.covered[horizon][:, :, place]
-    return int(outside(counted, covered, found.settings.levels[place], overlapping(found, horizon)).sum())
+    bins = Bins(counted, covered, overlapping(found, horizon))
+    return int(outside([bins], found.settings.levels[place])[0].sum())
 
 
 def _at(levels: Sequence[float], level: float) -> int:

@@ -52,7 +52,7 @@ from partita.forecasting.backtest import (
     scores,
 )
 from partita.forecasting.comparison import Pair, Ratio, compare
-from partita.forecasting.coverage import outside
+from partita.forecasting.coverage import Bins, outside
 from partita.model.load import Load
 from partita.ports import Forecaster
 
@@ -216,7 +216,7 @@ def _summary(runs: Sequence[Run], name: str, horizon: str) -> tuple[int, float, 
     """Return how many series, both ratios, what quantiles cover, series out of their band, and a forecast's time."""
     wape, p95, predicted = [], [], []
     covered, counted = np.zeros(3), np.zeros(3)
-    beyond = 0
+    bins = []
     for run in runs:
         levels = list(run.found.settings.levels)
         for place in _places(run, horizon) if name in run.found.errors else []:
@@ -229,10 +229,11 @@ def _summary(runs: Sequence[Run], name: str, horizon: str) -> tuple[int, float, 
                 counted[k] += s.counted[:, at].sum()
                 covered[k] += np.nansum(s.coverage[:, at] * s.counted[:, at])
             own, at = run.found.errors[name], levels.index(P95)
-            bins = own.counted[place][:, :, at], own.covered[place][:, :, at]
-            beyond += int(outside(*bins, P95, overlapping(run.found, place)).sum())
+            block = overlapping(run.found, place)
+            bins.append(Bins(own.counted[place][:, :, at], own.covered[place][:, :, at], block))
     if not wape:
         return 0, np.nan, np.nan, (np.nan,) * 3, 0, np.nan
+    beyond = sum(int(found.sum()) for found in outside(bins, P95))
     shares = tuple((covered / np.maximum(counted, 1)).tolist())
     series = int(np.isfinite(np.concatenate(wape)).sum())
     means = (float(geometric_mean(np.concatenate(values))) for values in (wape, p95))
