@@ -12,11 +12,11 @@ from partita.controller.appraise import Prices
 from partita.controller.config import Scenario, Setup
 from partita.controller.entries import FailureLawEntry
 from partita.controller.loop import Loop
-from partita.controller.models import KnownModel, known_models
+from partita.controller.models import KnownModel, known_models, named
 from partita.controller.standing import beyond
 from partita.controller.state import Settings
 from partita.errors import ConfigError, Infeasible
-from partita.forecasting import FAR, NEAR
+from partita.forecasting import FAR, NEAR, GlobalModel
 from partita.forecasting.per_service import PerService
 from partita.model.plan import OptionValue, Plan, feasible
 from partita.model.service import Service
@@ -49,14 +49,20 @@ def forecasters(setup: Setup, names: Sequence[str], host: PluginHost) -> tuple[F
     """
     asked, found = setup.forecast, []
     known: dict[str, KnownModel] = {}
+    made: dict[str, Forecaster] = {}
     for horizon, built_in in (("near", NEAR), ("far", FAR)):
 
         def model(name: str, *path: str) -> Forecaster:
             known.update(known or known_models(host))
-            if name not in known:
-                text = f"no model is called {name!r}; there are: {', '.join(known)}"
-                raise ConfigError(text, file=setup.file, key=".".join(("forecast", *path)), value=name)
-            return host.forecaster(name) if known[name].origin == "plugin" else known[name].model
+            key = ".".join(("forecast", *path))
+            one = named(name, known, key=key, file=setup.file)
+            if isinstance(one.model, GlobalModel):
+                text = f"{name} must be trained, and the loop trains no models: it is there for backtests"
+                raise ConfigError(text, file=setup.file, key=key, value=name)
+            if name not in made:
+                # one for all services that ask for it, so that they are forecast together
+                made[name] = host.forecaster(name) if one.origin == "plugin" else one.model
+            return made[name]
 
         wanted = getattr(asked, horizon)
         default = built_in if wanted is None else model(wanted, horizon)

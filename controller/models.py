@@ -58,9 +58,13 @@ def choose_models(names: Sequence[str], known: Mapping[str, KnownModel]) -> list
         return [k.model for name, k in known.items() if name in usual or k.origin == "plugin"]
     if list(names) == ["all"]:
         return [k.model for k in known.values()]
-    for name in names:
-        if name not in known:
-            must_be_installed(name)
-            there = ", ".join(known)
-            raise ConfigError(f"no model is called {name!r}; there are: {there}", key="--models", value=name)
-    return [known[name].model for name in dict.fromkeys(names)]
+    return [named(name, known, key="--models").model for name in dict.fromkeys(names)]
+
+
+def named(name: str, known: Mapping[str, KnownModel], *, key: str, file: str | None = None) -> KnownModel:
+    """Return the model of a name; ConfigError, with file and key, if there is none, or only in an extra."""
+    if name not in known:
+        must_be_installed(name, key=key, file=file)
+        text = f"no model is called {name!r}; there are: {', '.join(known)}"
+        raise ConfigError(text, file=file, key=key, value=name)
+    return known[name]

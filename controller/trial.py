@@ -223,7 +223,9 @@ def restored_trial(scores: Sequence[Scored], measured: Load, *, name: str, naive
     begun = Trial(demoted=np.zeros(len(services), np.bool_), services=services, name=name, naive_name=naive_name)
     if not kept:
         return begun
-    return replace(_ruled(replace(begun, demoted=~kept[-1].in_charge), kept, (), measured), restored=())
+    # not in charge once only may be a single forecast that was beyond reach; who is demoted is out for longer
+    out = np.all([~s.in_charge for s in kept[-2:]], axis=0)
+    return replace(_ruled(replace(begun, demoted=out), kept, (), measured), restored=())
 
 
 def _of(scored: Scored, services: tuple[str, ...]) -> Scored:

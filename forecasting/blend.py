@@ -61,9 +61,6 @@ SEASONAL: tuple[Model, ...] = (
 SHORT = 4
 """A history of less than so many renewals is learned whole at every forecast: there is little of it, all of it new."""
 
-MOST_KEPT = 2
-"""Lessons kept of each part: those of two histories that are forecast in turns."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lessons:
@@ -113,21 +110,42 @@ class Blend:
     """
     about: str = ""
     """What it is in a line, where that says more than its class."""
-    _kept: list[_Kept] = field(default_factory=list, compare=False, repr=False)
+    _kept: list[_Kept] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if a service has fewer than two measured steps."""
         measured_counts(history)
-        parts = np.array_split(np.arange(len(history.services)), -(-len(history.services) // self.together))
-        made = [
-            self._forecast(_part(history, rows), self.renewed * n // len(parts), steps, levels)
-            for n, rows in enumerate(parts)
-        ]
-        first = made[0][0]
-        rps = np.concatenate([forecast.rps for forecast, _ in made]) if len(made) > 1 else first.rps
-        model = self._explain([lessons for _, lessons in made], history)
-        self._kept[:] = self._kept[: MOST_KEPT * len(parts)]
-        return replace(first, services=history.services, rps=rps, model=model)
+        rps = np.empty((len(history.services), len(levels), steps))
+        groups = self._groups(history)
+        learned, history_s = [], 0.0
+        for rows, phase in groups:
+            made, lessons = self._forecast(_part(history, rows), phase, steps, levels)
+            rps[rows], history_s = made.rps, made.history_s
+            learned.append(lessons)
+        del self._kept[len(groups) :]
+        model = self._explain(learned, history) if learned else self.name
+        return Forecast(history.services, history.end_s, history.step_s, tuple(levels), rps, model, history_s)
+
+    def _groups(self, history: Load) -> list[tuple[NDArray[np.int64], int]]:
+        """Return which services are learned together, and how many steps before a renewal.
+
+        Those that were first measured since then go by themselves, and are learned whole until the next: a newcomer
+        must not make all the others be learned anew at every step.
+        """
+        services = np.arange(len(history.services))
+        groups = []
+        parts = np.array_split(services, max(1, -(-len(services) // self.together)))
+        for n, rows in enumerate(parts):
+            phase = self.renewed * n // len(parts)
+            late = self._late(history, phase)
+            known = np.isfinite(history.counts[rows, : history.counts.shape[1] - late]).sum(axis=1) >= LEAST_MEASURED
+            groups += [(some, phase) for some in (rows[known], rows[~known]) if len(some)]
+        return groups
+
+    def _late(self, history: Load, phase: int) -> int:
+        """Return the steps since the last renewal; 0 where the history is so short that all of it is learned."""
+        late = (round(history.end_s / history.step_s) + phase) % self.renewed
+        return late if history.counts.shape[1] - late >= SHORT * self.renewed else 0
 
     def _forecast(self, history: Load, phase: int, steps: int, levels: Sequence[float]) -> tuple[Forecast, Lessons]:
         """Forecast services that are learned together; return what was learned too."""
@@ -155,20 +173,18 @@ class Blend:
         """Return the counts that it looks at, and how many of their first steps it learns from.
 
         Those end `phase` steps before a multiple of `renewed` steps since time zero, and begin where all histories up
-        to the next such step reach back to, however they were cut.
+        to the next such step reach back to, however they were cut. All is learned from where a service was not
+        measured twice there.
         """
         counts = measured_counts(history)
-        late = (round(history.end_s / history.step_s) + phase) % self.renewed
-        if counts.shape[1] - late < SHORT * self.renewed:
-            late = 0
-        held = min(counts.shape[1] - late, self.window or counts.shape[1])
-        unit = SHORT * self.renewed
-        if self.window is None and held > 2 * SHORT * unit:
+        late, length, unit = self._late(history, phase), counts.shape[1], SHORT * self.renewed
+        held = min(length - late, self.window or length)
+        if self.window is None and length > 2 * SHORT * unit:
             # a history that drops a step for each new one is still cut at the same step until the next renewal
-            held -= held % unit
+            held = (length - self.renewed + 1) // unit * unit
         taken = counts[:, -(held + late) :]
         if (np.isfinite(taken[:, :held]).sum(axis=1) < LEAST_MEASURED).any():
-            return counts, counts.shape[1]
+            return counts, length
         return taken, held
 
     def _learned(self, counts: NDArray[np.float64], history: Load, steps: int, levels: NDArray[np.float64]) -> Lessons:

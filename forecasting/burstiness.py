@@ -117,8 +117,7 @@ def forecast_dispersion(past: Dispersion, *, levels: Sequence[float] = LEVELS) -
     known = np.isfinite(logs)
     number = known.sum(axis=1)
     if not logs.size:
-        blank = np.full((len(past.services), len(levels)), np.nan)
-        return DispersionForecast(past.services, tuple(levels), blank, tuple(_basis(0) for _ in past.services))
+        return _nothing(past, levels)
     day = round(DAY_S / past.window_s)
     level = np.where(known, logs, 0.0).sum(axis=1) / np.maximum(number, 1)
     # what is known of no window yet is measured from the service's own level
@@ -141,6 +140,8 @@ def forecast_dispersion(past: Dispersion, *, levels: Sequence[float] = LEVELS) -
 def naive_dispersion(past: Dispersion, *, levels: Sequence[float] = LEVELS) -> DispersionForecast:
     """Return the last index known, with the quantiles of its own changes: what a forecast is held against."""
     logs = np.log(np.maximum(past.index, LEAST_INDEX))
+    if not logs.size:
+        return _nothing(past, levels)
     known = np.isfinite(logs)
     last = np.maximum.accumulate(np.where(known, np.arange(logs.shape[1]), -1), axis=1)
     carried = np.where(last >= 0, np.take_along_axis(logs, np.maximum(last, 0), axis=1), np.nan)
@@ -151,6 +152,11 @@ def naive_dispersion(past: Dispersion, *, levels: Sequence[float] = LEVELS) -> D
     offsets = np.where(few[:, None] | ~np.isfinite(learned), wide[None], learned)
     index = np.exp(np.sort(carried[:, -1:] + offsets, axis=1))
     return DispersionForecast(past.services, tuple(levels), index, tuple("the last window" for _ in past.services))
+
+
+def _nothing(past: Dispersion, levels: Sequence[float]) -> DispersionForecast:
+    blank = np.full((len(past.services), len(levels)), np.nan)
+    return DispersionForecast(past.services, tuple(levels), blank, tuple(_basis(0) for _ in past.services))
 
 
 def dispersion_loss(made: DispersionForecast, came: Array) -> Array:
@@ -165,5 +171,5 @@ def _basis(windows: int) -> str:
     if windows == 0:
         return "no window with enough requests yet"
     if windows <= LEAST_ORIGINS:
-        return f"{windows} windows only: no error is known yet"
+        return f"{windows} window{'' if windows == 1 else 's'} only: no error is known yet"
     return f"{windows} windows"

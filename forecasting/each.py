@@ -109,8 +109,8 @@ def forecast_each(
         offsets.append(offset)
     return make_forecast(
         history,
-        np.stack(points),
-        np.concatenate(offsets),
+        np.reshape(points, (len(counts), steps)),
+        np.concatenate([np.empty((0, len(levels), steps)), *offsets]),
         levels=levels,
         model=f"{name}: {_explain(kinds, reasons)}",
         used_steps=counts.shape[1],

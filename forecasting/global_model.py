@@ -114,7 +114,7 @@ class TrainedModel:
             history.end_s,
             history.step_s,
             tuple(levels),
-            np.concatenate([each.rps for each in found]),
+            np.concatenate([np.empty((0, len(levels), steps)), *(each.rps for each in found)]),
             f"{self.name}, trained on {len(self.services)} series of {days:.1f} days",
             history.counts.shape[1] * history.step_s,
             self.version,

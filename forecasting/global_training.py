@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 LARGEST = 3.0
 """Largest z whose loss counts in full: twenty times the level. Beyond it one burst would outweigh a week."""
 
-RELATIVE = 0.0
-
 LITTLE = 0.05
 """Of a series' mean load, what is added to its changes: a constant one must not weigh without bounds."""
 

@@ -157,6 +157,6 @@ def _basis(windows: int, weights: Array) -> str:
     if windows == 0:
         return "no request with a size yet"
     if windows < LEAST_WINDOWS:
-        return f"all-time shares: only {windows} windows with requests yet"
+        return f"all-time shares: only {windows} window{'' if windows == 1 else 's'} with requests yet"
     former = f", {weights[-1]:.0%} of it from the same time of former days" if len(weights) > SEASONAL_AT else ""
     return f"{windows} windows{former}"

@@ -79,10 +79,12 @@ def installed() -> bool:
     return find_spec("statsforecast") is not None
 
 
-def must_be_installed(name: str) -> None:
+def must_be_installed(name: str, *, key: str | None = None, file: str | None = None) -> None:
     """Raise ConfigError for a model of the extra where that is not installed."""
     if not installed() and any(model.name == name for model in ALL):
-        raise ConfigError(f"{name} needs the extra: pip install 'partita[statsforecast]'", value=name)
+        raise ConfigError(
+            f"{name} needs the extra: pip install 'partita[statsforecast]'", file=file, key=key, value=name
+        )
 
 
 def _forecast(name: str, history: Load, steps: int, levels: Sequence[float], *, seasonal: bool) -> Forecast:

@@ -204,8 +204,9 @@ class Reign:
         if self._mode == "advisory":
             operations.append(Operation(self._lines.work, self._parts.file.name))
         for operation in operations:
-            if scores := await operation.read_scores(horizon, limit=SCORES_KEPT):
-                return restored_trial(scores, measured, name=model.name, naive_name=LAST_ARRIVALS.name)
+            naive = LAST_ARRIVALS.name
+            if scores := await operation.read_scores(horizon, model=model.name, naive=naive, limit=SCORES_KEPT):
+                return restored_trial(scores, measured, name=model.name, naive_name=naive)
         return Trial()
 
     def _still_good(self, good: Plan, otherwise: Plan) -> Plan:

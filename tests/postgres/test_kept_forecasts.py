@@ -12,7 +12,7 @@ from miniature import Stage, even, gpus, make_loop, service
 
 from partita.controller.trial import SCORES_KEPT, Trial, restored_trial
 from partita.forecasting.yardstick import LAST_ARRIVALS
-from partita.model.load import Forecast, Load
+from partita.model.load import Forecast, Load, Scored
 from partita.plugins import reactive
 from partita.ports import Tick
 from partita.store import operation as operation_module
@@ -85,10 +85,16 @@ def played(dsn: str, role: str | None, *, turns: int = TURNS) -> tuple[int, Tria
 
 
 def restored(dsn: str, role: str) -> Trial:
-    scores = operating(dsn, role, lambda o: o.read_scores("near", limit=SCORES_KEPT))
-    return restored_trial(
-        scores, Load(NAMES, 0.0, 10.0, np.empty((len(NAMES), 0))), name="poisoned", naive_name=LAST_ARRIVALS.name
+    nothing = Load(NAMES, 0.0, 10.0, np.empty((len(NAMES), 0)))
+    return restored_trial(scores_of(dsn, role, SCORES_KEPT), nothing, name="poisoned", naive_name=LAST_ARRIVALS.name)
+
+
+def scores_of(dsn: str, role: str, limit: int) -> list[Scored]:
+    naive = LAST_ARRIVALS.name
+    found: list[Scored] = operating(
+        dsn, role, lambda o: o.read_scores("near", model="poisoned", naive=naive, limit=limit)
     )
+    return found
 
 
 def test_a_successor_finds_the_standing_of_its_role(pg_dsn: str) -> None:
@@ -111,7 +117,7 @@ def test_scores_of_two_runs_of_a_role_follow_each_other(pg_dsn: str) -> None:
         lambda c: c.fetchval("SELECT count(*) FROM forecast_score WHERE run = $1 AND horizon = 'near'", second),
     )
     assert 0 < counted < SCORES_KEPT
-    scores = operating(pg_dsn, "north", lambda o: o.read_scores("near", limit=counted + 3))
+    scores = scores_of(pg_dsn, "north", counted + 3)
     ticks = [s.tick for s in scores]
     assert ticks[:3] == sorted(ticks[:3])
     assert ticks[3:] == sorted(ticks[3:])

@@ -116,7 +116,7 @@ def test_cold_starts_say_so() -> None:
     assert found.index[1, 1] == pytest.approx(2.0)
     assert found.index[1, 0] < 2.0 < found.index[1, 2]
     assert (found.index[2] > 0).all()
-    assert found.basis[:2] == ("no window with enough requests yet", "1 windows only: no error is known yet")
+    assert found.basis[:2] == ("no window with enough requests yet", "1 window only: no error is known yet")
     nothing = forecast_dispersion(Dispersion(("a",), 0.0, HOUR_S, STEP_S, np.zeros((1, 0))))
     assert np.isnan(nothing.index).all()
     assert np.isnan(naive_dispersion(indices(gone)).index).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -220,7 +222,7 @@ def test_what_is_kept_is_not_taken_for_another_history() -> None:
     once = blend.forecast(load(counts), steps=3, levels=LEVELS).rps
     counts[0, 150] *= 50
     assert not np.array_equal(blend.forecast(load(counts), steps=3, levels=LEVELS).rps, once)
-    assert len(blend._kept) == 2
+    assert len(blend._kept) == 1
 
 
 def test_many_services_are_taken_in_parts_that_learn_at_different_steps() -> None:
@@ -233,6 +235,33 @@ def test_many_services_are_taken_in_parts_that_learn_at_different_steps() -> Non
     assert np.array_equal(found.rps[:3], alone.forecast(load(counts[:3]), steps=3, levels=LEVELS).rps)
     assert blend.seen(load(counts))[1] == 150
     assert [blend.seen(load(counts), phase)[0].shape[1] for phase in (0, 10, 20)] == [150 + 20, 150, 150 + 10]
+
+
+def test_a_newcomer_goes_by_itself_until_the_others_learn_anew() -> None:
+    counts = np.random.default_rng(9).poisson(80, (3, 400)).astype(np.float64)
+    counts[2, :355] = nan
+    blend = Blend("near", members=LATE, window=150, renewed=30)
+    alone = Blend("near", members=LATE, window=150, renewed=30)
+    for end in (358, 359):
+        found = blend.forecast(load(counts[:, :end]), steps=3, levels=LEVELS).rps
+        assert np.array_equal(found[:2], alone.forecast(load(counts[:2, :end]), steps=3, levels=LEVELS).rps)
+        assert np.isfinite(found).all()
+    assert len(blend._kept) == 2
+    blend.forecast(load(counts[:, :361]), steps=3, levels=LEVELS)
+    assert len(blend._kept) == 1
+
+
+def test_no_services_have_a_forecast_without_rows() -> None:
+    nothing = Load((), 0.0, 600.0, np.empty((0, 30)))
+    assert BLEND.forecast(nothing, steps=4, levels=LEVELS).rps.shape == (0, len(LEVELS), 4)
+
+
+def test_a_blend_that_is_changed_has_learned_nothing() -> None:
+    history = load(np.random.default_rng(10).poisson(80, (2, 300)).astype(np.float64))
+    blend = Blend("near", members=LATE, window=150, renewed=30)
+    blend.forecast(history, steps=3, levels=LEVELS)
+    other = replace(blend, members=LATE[:1])
+    assert other.forecast(history, steps=3, levels=LEVELS).model == "last"
 
 
 def test_a_gauge_that_hardly_moves_gets_narrow_quantiles_once_that_is_known() -> None:

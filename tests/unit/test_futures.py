@@ -52,7 +52,7 @@ def test_services_that_do_not_rise_together_are_rehearsed_at_less_than_all_their
     assert found[0.95] / alone[0.95] > 0.7
 
 
-@pytest.mark.parametrize("forecaster", [NEAR, LAST_ARRIVALS], ids=["smoothing", "naive"])
+@pytest.mark.parametrize("forecaster", [NEAR, LAST_ARRIVALS], ids=["blend-near", "naive"])
 def test_it_serves_whatever_made_the_forecast(forecaster: Forecaster) -> None:
     history = walks(0.5)
     near = forecaster.forecast(history, steps=STEPS)

@@ -82,7 +82,7 @@ def test_cold_starts_take_all_time_shares_and_say_so() -> None:
     assert np.isnan(found.shares[0]).all()
     assert found.basis == (
         "no request with a size yet",
-        "all-time shares: only 1 windows with requests yet",
+        "all-time shares: only 1 window with requests yet",
     )
     # Eight requests, and one spread evenly over four buckets: (8 + 1/4)/9 and (1/4)/9.
     np.testing.assert_allclose(found.shares[1], [8.25 / 9, 0.25 / 9, 0.25 / 9, 0.25 / 9])

@@ -1,4 +1,4 @@
-"""What forecasting models have learned, kept so that a controller finds it again."""
+"""What trained forecasting models have learned, kept so that training can go on from it."""
 
 from __future__ import annotations
 

@@ -216,10 +216,10 @@ class Operation:
             await connection.execute(query("forget_forecasts"), self._role, forecasts_s, MOST_FORGOTTEN)
             await connection.execute(query("forget_scores"), self._role, scores_s, MOST_FORGOTTEN)
 
-    async def read_scores(self, horizon: str, *, limit: int) -> list[Scored]:
-        """Return what came of the latest forecasts of this role's controllers at a horizon, oldest first."""
+    async def read_scores(self, horizon: str, *, model: str, naive: str, limit: int) -> list[Scored]:
+        """Return what came of a model's latest forecasts at a horizon under this role's controllers, oldest first."""
         async with self._reading("the look at the scores of forecasts") as connection:
-            rows = await connection.fetch(query("last_scores_of_role"), self._role, horizon, limit)
+            rows = await connection.fetch(query("last_scores_of_role"), self._role, horizon, limit, model, naive)
         return [scored_from(row) for row in reversed(rows)]
 
     async def report(self, holder: str, status: object) -> None:

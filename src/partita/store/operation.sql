@@ -129,7 +129,8 @@ WHERE s.run = gone.run AND s.tick = gone.tick AND s.horizon = gone.horizon;
 -- A controller that comes and goes may leave runs in which nothing was scored.
 SELECT s.* FROM (SELECT id FROM run WHERE role = $1 AND kind = 'live' ORDER BY id DESC LIMIT 100) r
 CROSS JOIN LATERAL (
-    SELECT * FROM forecast_score WHERE run = r.id AND horizon = $2 ORDER BY tick DESC LIMIT $3
+    SELECT * FROM forecast_score WHERE run = r.id AND horizon = $2 AND model = $4 AND naive = $5
+    ORDER BY tick DESC LIMIT $3
 ) s
 ORDER BY s.run DESC, s.tick DESC LIMIT $3;
 

@@ -130,7 +130,6 @@ def completed(split: Series, whole: Series, buckets: Buckets) -> Series:
 
     Both are on the same grid.
     """
-    names = [name for service in whole.load.services for name in buckets.names(service)[:-1]]
     row = {name: n for n, name in enumerate(split.load.services)}
     first = round((whole.load.start_s - split.load.start_s) / whole.load.step_s)
     steps = whole.load.counts.shape[1]
