@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from partita.controller.entry import Entry, Name, NotNegative, Positive, Size, refuse, shorten
 from partita.errors import PartitaError
@@ -42,6 +42,7 @@ def _read_instant(value: object) -> float | str:
 Instant = Annotated[
     float | str,
     PlainValidator(_read_instant),
+    PlainSerializer(lambda instant: instant),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}),
 ]
 

@@ -71,7 +71,9 @@ def parse(kind: type[File], text: str, *, name: str, folder: Path) -> File:
             raise ConfigError(f"is empty: it needs {', '.join(needed)}", file=name)
         _refuse_repeated_keys(root, name)
         data = loader.construct_document(root)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+    except ValueError as problem:
+        raise ConfigError(f"holds a date that there is not: {problem}", file=name) from None
+    except (yaml.YAMLError, RecursionError) as problem:
         raise ConfigError(f"is not YAML: {_describe_yaml(problem)}", file=name) from None
     finally:
         loader.dispose()

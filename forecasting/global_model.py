@@ -158,8 +158,8 @@ class TrainedModel:
             with np.load(BytesIO(state), allow_pickle=False) as read:
                 about = json.loads(str(read["about"]))
                 arrays = {name: read[name] for name in read.files if name != "about"}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as problem:
-            raise ForecastError(f"this is no trained model: {problem}") from None
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            raise ForecastError("this is no trained model, or it is damaged") from None
         if about.get("format") != FORMAT or about.get("levels") != list(LEVELS):
             raise ForecastError(
                 f"the trained model has format {about.get('format')}, this release reads {FORMAT}: train it anew"

@@ -21,6 +21,11 @@ class Recent:
     name: str = "last"
     width: int = 1
 
+    @property
+    def about(self) -> str:
+        """What it is in a line."""
+        return "the last measured step" if self.width == 1 else f"the mean of the last {self.width} measured steps"
+
     def days(self) -> float:
         """Return the days of history it needs."""
         return 0.0
@@ -41,6 +46,14 @@ class SameTime:
     name: str = "day"
     period: int = 1
     times: int = 1
+
+    @property
+    def about(self) -> str:
+        """What it is in a line."""
+        season = {1: "day", 7: "week"}.get(self.period, f"{self.period} days")
+        if self.times > 1:
+            return f"the mean of the same time of the last {self.times} {season}s"
+        return f"the same time of the last {season}"
 
     def days(self) -> float:
         """Return the days of history it needs: one season to repeat, and half of one to be judged on."""
@@ -77,6 +90,12 @@ class LevelRatio:
     name: str = "ratio"
     width_s: float = 3600.0
     times: int = 1
+
+    @property
+    def about(self) -> str:
+        """What it is in a line."""
+        days = "the last day's curve" if self.times == 1 else f"the median of the last {self.times} days' curves"
+        return f"{days} at the level of the last {self.width_s / 3600:g} h"
 
     def days(self) -> float:
         """Return the days of history it needs."""

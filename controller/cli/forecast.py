@@ -108,9 +108,11 @@ def backtest(
             check_writable(path, option)
     if trace is not None and number is not None:
         raise ConfigError("--trace and --import name two sources; give one", key="--import", value=number)
-    wanted = None if horizons is None else tuple(parse_span(text, "--horizons") for text in _names(horizons))
+    wanted = (
+        None if horizons is None else tuple(parse_span(text, "--horizons") for text in _names(horizons, "--horizons"))
+    )
     step_s = None if step is None else parse_span(step, "--step")
-    chosen = choose_models(_names(models), known_models())
+    chosen = choose_models(_names(models, "--models"), known_models())
     detail = Detail(None if buckets is None else parse_buckets(buckets))
     if trace is not None:
         from partita.controller.load_series import series_of_trace
@@ -121,8 +123,14 @@ def backtest(
     _backtest(source, detail, chosen, wanted, services, origins, seed, json_file, report, quiet)
 
 
-def _names(text: str | None) -> list[str]:
-    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+def _names(text: str | None, option: str) -> list[str]:
+    """Return what stands between the commas; nothing if the option was not given, ConfigError if it is empty."""
+    if text is None:
+        return []
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise ConfigError("it names nothing", key=option, value=text)
+    return found
 
 
 def _from_database(
@@ -177,6 +185,9 @@ def _backtest(
 
     with counting("forecasts", quiet=quiet) as told:
         found = _judged(lambda: run(load, models, settings, clock=perf_counter, seen=seen, told=told))
+    if not found.errors:
+        why = "; ".join(f"{name}: {problem}" for name, problem in found.failed.items())
+        raise ConfigError(f"no model gave a forecast ({why})", key="--models")
     document = backtest_document(source, found, left_out)
     owners = list(dict.fromkeys(map(owner, load.services))) if detail.buckets is not None else load.services
     document |= character_scores(detail, load.services, owners)
@@ -400,7 +411,9 @@ def status(run: int | None, as_json: bool, database: Database) -> None:
         return
     click.echo(f"Forecasts of {run_line(found)}:")
     if not charges:
-        click.echo("none has been scored yet: its truth has not come.")
+        click.echo(
+            "None has been scored: no truth has come yet, or no model gave a forecast (partita explain says why)."
+        )
     else:
         from partita.controller.cli.printing import print_table
 

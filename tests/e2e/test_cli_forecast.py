@@ -180,6 +180,8 @@ def test_wider_steps_can_be_asked_for(trace: Path, tmp_path: Path, capsys: pytes
             "--horizons: 'soon' is no length of time: give a length of time like 10s, 1m, 24h or 7d",
         ),
         (("--horizons", "0"), "--horizons: '0' is no length of time"),
+        (("--horizons", ","), "--horizons: it names nothing"),
+        (("--models", " , "), "--models: it names nothing"),
         (("--horizons", "90s"), "--horizons: a horizon of 90 s is not a whole number of steps of 60 s"),
         (("--horizons", "9d"), "--horizons: the series holds 4320 steps of 60 s, too few for a horizon of 777600 s"),
         (("--step", "90s"), "step: steps of 90 s cannot be made of bins of 60 s"),

@@ -129,7 +129,7 @@ def test_status_names_who_is_in_charge(pg_dsn: str, capsys: pytest.CaptureFixtur
 
 def test_status_before_any_truth_has_come(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
     played(pg_dsn, poisoned=False, turns=4)
-    assert "none has been scored yet" in partita(capsys, pg_dsn, "status")[1]
+    assert "None has been scored: no truth has come" in partita(capsys, pg_dsn, "status")[1]
 
 
 def test_show_draws_the_present_forecast(pg_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,6 +102,7 @@ PROBLEMS = {
     "key twice": ("near_s: 10", "near_s: 10, near_s: 11", "near_s: the key is given twice (line 10)"),
     "template": ("resnet50, slo", "'m-*', slo", "services[0].name: 'm-*' is a pattern, which only a trace can fill"),
     "not YAML": ("near_s: 10", "near_s: [10", "is not YAML: expected ',' or ']', but got '}' (line 10)"),
+    "no date": ("near_s: 10", "near_s: 2026-13-45", "holds a date that there is not: month must be in 1..12"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
@@ -131,6 +132,25 @@ def test_a_file_written_out_and_read_again_means_the_same() -> None:
     again = parse(ClusterFile, to_json(file.document()), name="again", folder=Path())
     assert again.forecast == file.forecast
     assert again.forecast.calendar_of() == file.forecast.calendar_of()
+
+
+def test_a_number_for_an_instant_is_written_out_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        document = scenario("calendar: [{name: a, from: 100, to: 2h, factor: 2}]").model_dump(by_alias=True)
+    assert document["forecast"]["calendar"][0]["from"] == 100
+    assert document["forecast"]["calendar"][0]["to"] == "2h"
+
+
+def test_services_that_ask_for_the_same_model_of_a_plugin_are_forecast_together() -> None:
+    found, _ = forecasters(scenario("services: {chat: {near: mine}, '*-a': {near: mine}}"), ["chat", "shop-a"], HOST)
+    assert isinstance(found, PerService)
+    assert len({id(model) for model in found.by_service.values()}) == 1
+
+
+def test_a_model_that_must_be_trained_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"forecast.far: global must be trained, and the loop trains no models"):
+        forecasters(scenario("far: global"), ["chat"], HOST)
 
 
 PROBLEMS = {
