@@ -30,7 +30,7 @@ from partita.replay.disciplines.deferred import DROP_RULES, MATCHES, ORDERS, WIN
 MS = 1_000_000
 HALF = 500 * MS
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") != "1"
-EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "40" if JIT else "8"))
+EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "30" if JIT else "8"))
 FAMILY = ("deferred", "eager", "adaptive")
 TWINS: dict[str, tuple[Discipline, Discipline]] = {
     "deferred": (Deferred(), DeferredTwin()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,9 @@ COUNTS = st.one_of(
 )
 
 
+EXAMPLES = int(os.environ.get("PARTITA_EXAMPLES", "30"))
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> Load:
     services, length = draw(st.integers(1, 4)), draw(st.integers(2, 60))
@@ -34,7 +38,7 @@ def histories(draw: st.DrawFn) -> Load:
 
 
 @pytest.mark.parametrize("forecaster", FORECASTERS, ids=lambda f: f.name)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(history=histories(), steps=st.integers(1, 70), levels=st.sampled_from([LEVELS, (0.5,), (0.01, 0.999)]))
 def test_any_history_gives_a_sound_forecast(
     forecaster: Forecaster, history: Load, steps: int, levels: Sequence[float]
