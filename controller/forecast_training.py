@@ -28,7 +28,7 @@ P95 = 0.95
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A trained model, how long it took, and how it did on what was held back."""
+    """A trained model, how long it took, and how it did on what was kept aside."""
 
     model: TrainedModel
     took_s: float
@@ -52,7 +52,7 @@ def train(
 
 
 def _tried(load: Load, model: TrainedModel) -> Backtest | None:
-    """Let it forecast in the part held back; None where that is too short for any horizon."""
+    """Let it forecast in the part kept aside; None where that is too short for any horizon."""
     held_s = load.end_s - model.held_s
     fitting = tuple(h for h in HORIZONS_S if h % load.step_s == 0 and h <= held_s)
     places = np.unique(np.linspace(0, len(load.services) - 1, min(TRIED_SERIES, len(load.services))).astype(int))
@@ -75,7 +75,7 @@ def training_lines(trained: Trained) -> Iterator[str]:
     )
     found = trained.tried
     if found is None or model.name not in found.errors:
-        yield "What was held back is too short to say how good it is."
+        yield "What was kept aside is too short to say how good it is."
         return
     yield "P95 loss there, as a share of the daily seasonal-naive's (the last value's in brackets):"
     at = found.settings.levels.index(P95)

@@ -138,7 +138,7 @@ def _worth(view: View) -> NDArray[np.float64]:
 def trained(
     rows: Rows, held: Rows, training: Training, told: Told, begun: Weights | None = None
 ) -> tuple[Network, float]:
-    """Train a network, from `begun` on where given; return the one that was best on the rows held back, and its loss.
+    """Train a network, from `begun` on where given; return the one that was best on the rows kept aside, and its loss.
 
     ForecastError says what to install where torch is not.
     """
