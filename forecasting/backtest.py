@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ForecastError
+from partita.forecasting.past import DAY_S
 from partita.forecasting.quantiles import LEVELS
-from partita.forecasting.yardstick import DAILY_NAIVE, DAY_S
+from partita.forecasting.yardstick import DAILY_NAIVE
 from partita.model.load import Forecast, Load
 from partita.ports import Forecaster
 

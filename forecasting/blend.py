@@ -30,7 +30,7 @@ from partita.forecasting.judging import fitting, judge, what_came
 from partita.forecasting.naive import LevelRatio, Recent, SameTime
 from partita.forecasting.origins import DENSE, MOST_ORIGINS, judged_horizons
 from partita.forecasting.past import DAY_S, HORIZONS, Model, Parameters, Past, Rule, whole_day
-from partita.forecasting.quantiles import LEVELS, sound_forecast
+from partita.forecasting.quantiles import LEVELS, between, sound_forecast
 from partita.forecasting.regression import Autoregression
 from partita.forecasting.theta import Exponential, Theta
 from partita.forecasting.weights import middle
@@ -86,7 +86,7 @@ class Lessons:
 class _Kept:
     """What was learned last, and what from."""
 
-    asked: tuple[int, tuple[float, ...], float, tuple[str, ...]]
+    asked: tuple[int, tuple[float, ...], float]
     counts: NDArray[np.float64]
     lessons: Lessons
 
@@ -110,11 +110,11 @@ class Blend:
     """
     about: str = ""
     """What it is in a line, where that says more than its class."""
-    _kept: list[_Kept] = field(default_factory=list, init=False, compare=False, repr=False)
+    _kept: dict[tuple[str, ...], _Kept] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What each group of services has learned last."""
 
     def forecast(self, history: Load, *, steps: int, levels: Sequence[float] = LEVELS) -> Forecast:
         """Forecast `steps` steps after the history; ForecastError if a service has fewer than two measured steps."""
-        measured_counts(history)
         rps = np.empty((len(history.services), len(levels), steps))
         groups = self._groups(history)
         learned, history_s = [], 0.0
@@ -122,7 +122,9 @@ class Blend:
             made, lessons = self._forecast(_part(history, rows), phase, steps, levels)
             rps[rows], history_s = made.rps, made.history_s
             learned.append(lessons)
-        del self._kept[len(groups) :]
+        now = {tuple(history.services[n] for n in rows) for rows, _ in groups}
+        for gone in [services for services in self._kept if services not in now]:
+            del self._kept[gone]
         model = self._explain(learned, history) if learned else self.name
         return Forecast(history.services, history.end_s, history.step_s, tuple(levels), rps, model, history_s)
 
@@ -188,12 +190,11 @@ class Blend:
         return taken, held
 
     def _learned(self, counts: NDArray[np.float64], history: Load, steps: int, levels: NDArray[np.float64]) -> Lessons:
-        asked = (steps, tuple(levels.tolist()), history.step_s, history.services)
-        for kept in self._kept:
-            if kept.asked == asked and _same(kept.counts, counts):
-                return kept.lessons
+        asked, kept = (steps, tuple(levels.tolist()), history.step_s), self._kept.get(history.services)
+        if kept is not None and kept.asked == asked and _same(kept.counts, counts):
+            return kept.lessons
         lessons = self._learn(Past.of(counts, history.step_s), steps, levels)
-        self._kept.insert(0, _Kept(asked, counts.copy(), lessons))
+        self._kept[history.services] = _Kept(asked, counts.copy(), lessons)
         return lessons
 
     def _learn(self, past: Past, steps: int, levels: NDArray[np.float64]) -> Lessons:
@@ -244,7 +245,7 @@ def _foretell(past: Past, rules: Sequence[Rule], lessons: Lessons, steps: int) -
     ahead = np.arange(1, steps + 1)
     newest = np.full_like(ahead, past.length - 1)
     expected = np.stack([rule(newest, ahead) for rule in rules])
-    weight = np.stack(lessons.weights, axis=-1) @ _between(np.asarray(lessons.at), ahead)
+    weight = np.stack(lessons.weights, axis=-1) @ between(np.asarray(lessons.at), ahead)
     return middle(expected, weight, np.arange(steps))
 
 
@@ -275,11 +276,6 @@ def _late_errors(
     return np.stack(recent, axis=1), np.stack(usual, axis=1), first
 
 
-def _between(at: NDArray[np.int64], ahead: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how much each of the horizons judged counts at each step ahead, ``(horizons, steps)``."""
-    return np.stack([np.interp(ahead, at, unit) for unit in np.eye(len(at))])
-
-
 def _known(quantiles: Sequence[NDArray[np.float64] | None]) -> list[NDArray[np.float64]]:
     """Take the quantiles of the horizon before where errors are too few for a line; its weight is nought there."""
     found: list[NDArray[np.float64]] = []
@@ -297,16 +293,16 @@ def _carry(
 ) -> NDArray[np.float64]:
     """Carry the bands from the horizons judged to every step; beyond the last they grow with its root."""
     at, ahead, bands = np.array(lessons.at), np.arange(1, expected.shape[1] + 1), lessons.bands
-    between = _between(at, ahead)
-    recent, usual = (each @ between for each in errors)
+    share = between(at, ahead)
+    recent, usual = (each @ share for each in errors)
     late = past.change(np.array([past.length - 1]), LATE_STEPS)
     names, nought = bands[0].quantiles, np.zeros_like(bands[0].weights["flat"])
     carried = Band(
-        {name: np.stack(_known([b.quantiles.get(name) for b in bands]), axis=-1) @ between for name in names},
-        {name: np.stack([b.weights.get(name, nought) for b in bands], axis=-1) @ between for name in names},
-        np.stack([b.mix for b in bands], axis=-1) @ between,
-        np.stack([b.tail for b in bands], axis=-1) @ between,
-        np.stack([b.stretch for b in bands], axis=-1) @ between,
+        {name: np.stack(_known([b.quantiles.get(name) for b in bands]), axis=-1) @ share for name in names},
+        {name: np.stack([b.weights.get(name, nought) for b in bands], axis=-1) @ share for name in names},
+        np.stack([b.mix for b in bands], axis=-1) @ share,
+        np.stack([b.tail for b in bands], axis=-1) @ share,
+        np.stack([b.stretch for b in bands], axis=-1) @ share,
     )
     lines = spread_lines(carried, expected, unit_features(expected, recent, usual, late), levels)
     grown = np.sqrt(np.maximum(ahead / at[-1], 1.0))

@@ -18,7 +18,7 @@ from partita.forecasting.history import LEAST_MEASURED, measured_counts
 from partita.forecasting.judging import fitting, judge
 from partita.forecasting.origins import judged_horizons
 from partita.forecasting.past import Past, fitted
-from partita.forecasting.quantiles import scatter
+from partita.forecasting.quantiles import between, scatter
 from partita.model.load import Forecast, Load
 
 LEVEL_STEPS = 6
@@ -118,8 +118,7 @@ def _ranks(past: PastErrors, steps: int, rng: np.random.Generator) -> NDArray[np
     at = np.arange(1, steps + 1)
     if len(past.ahead) < steps:
         score = special.ndtri((_ordered(past.errors, jitter) + 0.5) / number)
-        weights = np.stack([np.interp(at, past.ahead, unit) for unit in np.eye(len(past.ahead))])
-        errors = np.einsum("sjk,jh->shk", score, weights)
+        errors = np.einsum("sjk,jh->shk", score, between(past.ahead, at))
     else:
         errors = past.errors[:, :steps]
     shares: NDArray[np.float64] = (_ordered(errors, jitter) + rng.random((services, 1, number))) / number

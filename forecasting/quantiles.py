@@ -73,10 +73,14 @@ def spread(at: NDArray[np.int64], quantiles: Sequence[NDArray[np.float64]], step
     for i, row in enumerate(known):
         known[i] = np.where(np.isfinite(row), row, known[i - 1] if i else 0.0)
     ahead = np.arange(1, steps + 1)
-    weights = np.stack([np.interp(ahead, at, unit) for unit in np.eye(len(at))])
-    weights *= np.sqrt(np.maximum(ahead / at[-1], 1.0))
+    weights = between(at, ahead) * np.sqrt(np.maximum(ahead / at[-1], 1.0))
     carried: NDArray[np.float64] = np.stack(known, axis=2) @ weights
     return carried
+
+
+def between(at: NDArray[np.int64], ahead: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how much what is known at some horizons counts at each step ahead, linear, ``(horizons, steps)``."""
+    return np.stack([np.interp(ahead, at, unit) for unit in np.eye(len(at))])
 
 
 def make_forecast(

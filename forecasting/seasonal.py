@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.forecasting.history import measured_counts
+from partita.forecasting.past import DAY_S, whole_day
 from partita.forecasting.quantiles import (
     LEAST_ERRORS,
     LEVELS,
@@ -23,8 +24,6 @@ from partita.forecasting.quantiles import (
     spread,
 )
 from partita.model.load import Forecast, Load
-
-DAY_S = 86_400.0
 
 LEVEL_STEPS = 3
 """Steps whose mean is the level: the last value, less some of its noise."""
@@ -94,12 +93,11 @@ def _level(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _seasons(counts: NDArray[np.float64], step_s: float) -> list[_Season]:
     """List the ways to foretell that the history is long enough to judge; the level comes last."""
-    length, day = counts.shape[1], round(DAY_S / step_s)
-    whole = day > 1 and abs(day * step_s - DAY_S) < 1e-6 * DAY_S
+    length, day = counts.shape[1], whole_day(step_s)
     found = []
-    if whole and length >= day + LEAST_ERRORS:
+    if day and length >= day + LEAST_ERRORS:
         found.append(_Season("day", day, _drift(counts, day)))
-    if whole and length >= 14 * day:
+    if day and length >= 14 * day:
         found.append(_Season("week", 7 * day, _drift(counts, 7 * day)))
     return [*found, _Season("level", 0, np.zeros_like(counts))]
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partita.errors import ForecastError
+from partita.forecasting.past import DAY_S
 from partita.forecasting.quantiles import LEVELS, error_quantiles, horizons, sound_forecast, spread
 from partita.model.load import Forecast, Load
 
-DAY_S = 86_400.0
 MOST_ERRORS = 2_000
 """Latest errors that quantiles are read from, at each horizon."""
 

@@ -246,9 +246,21 @@ def test_a_newcomer_goes_by_itself_until_the_others_learn_anew() -> None:
         found = blend.forecast(load(counts[:, :end]), steps=3, levels=LEVELS).rps
         assert np.array_equal(found[:2], alone.forecast(load(counts[:2, :end]), steps=3, levels=LEVELS).rps)
         assert np.isfinite(found).all()
-    assert len(blend._kept) == 2
+    assert set(blend._kept) == {("s0", "s1"), ("s2",)}
     blend.forecast(load(counts[:, :361]), steps=3, levels=LEVELS)
-    assert len(blend._kept) == 1
+    assert set(blend._kept) == {("s0", "s1", "s2")}
+
+
+def test_a_newcomer_does_not_make_other_parts_forget() -> None:
+    counts = np.random.default_rng(11).poisson(80, (3, 400)).astype(np.float64)
+    counts[2, :355] = nan
+    blend = Blend("near", members=LATE, window=150, renewed=30, together=1)
+    learned = []
+    for end in range(362, 369):  # no part is renewed; the newcomer's, which would be at 370, is learned at each
+        blend.forecast(load(counts[:, :end]), steps=3, levels=LEVELS)
+        learned.append({services: id(kept.lessons) for services, kept in blend._kept.items()})
+    for part in (("s0",), ("s1",)):
+        assert len({each[part] for each in learned}) == 1
 
 
 def test_no_services_have_a_forecast_without_rows() -> None:

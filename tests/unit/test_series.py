@@ -8,7 +8,7 @@ import pytest
 from partita.errors import ConfigError
 from partita.model.load import Load
 from partita.ports import Counts, Rows
-from partita.traces.series import coarsened, dispersion, roll_up
+from partita.traces.series import dispersion, roll_up
 from partita.traces.services import ServiceMap
 from partita.traces.sizes import merged, sizes_of
 
@@ -99,15 +99,6 @@ def test_an_empty_stream_is_an_empty_series() -> None:
 def test_many_blocks_are_added_up() -> None:
     blocks = [rows(*((float(s), "a") for s in range(n, n + 10))) for n in range(0, 2000, 10)]
     assert roll_up(blocks, 10.0, watermark_s=2000.0).load.counts.tolist() == [[10.0] * 200]
-
-
-def test_steps_are_made_of_steps() -> None:
-    load = Load(("a",), 20.0, 10.0, np.array([[1.0, 2.0, 3.0, 4.0, NAN, 6.0, 7.0, 8.0]]))
-    found = coarsened(load, 30.0)  # 20 is no multiple of 30: the first whole step begins at 30
-    assert found.start_s == 30.0
-    np.testing.assert_array_equal(found.counts, [[9.0, NAN]])
-    with pytest.raises(ConfigError):
-        coarsened(load, 25.0)
 
 
 def test_dispersion_by_hand() -> None:

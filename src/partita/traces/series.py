@@ -18,9 +18,6 @@ from partita.model.load import Load
 from partita.ports import Counts, Rows
 from partita.traces.services import ServiceMap
 
-STEPS_S = (1.0, 10.0, 60.0, 600.0, 3600.0)
-"""Widths that are rolled up to unless another is asked for."""
-
 SECOND_NS = 1_000_000_000
 HELD_FRAMES = 64
 """Blocks that are held before they are added up: what bounds memory."""
@@ -66,17 +63,6 @@ def roll_up(
     for block in blocks:
         tally.add(block)
     return tally.series(begin_s=begin_s, gaps=gaps, late=late)
-
-
-def coarsened(load: Load, step_s: float) -> Load:
-    """Add up whole groups of steps, from the first multiple of the new width on; one unmeasured step makes it NaN."""
-    width = round(step_s / load.step_s)
-    if width < 1 or abs(width * load.step_s - step_s) > 1e-6 * step_s:
-        raise ConfigError(f"steps of {step_s:g} s cannot be made of steps of {load.step_s:g} s", key="step")
-    skip = round(-load.start_s / load.step_s) % width
-    whole = max(0, load.counts.shape[1] - skip) // width
-    counts = load.counts[:, skip : skip + whole * width].reshape(len(load.services), whole, width).sum(axis=2)
-    return Load(load.services, load.start_s + skip * load.step_s, step_s, counts)
 
 
 def dispersion(load: Load, *, window_steps: int = 60) -> NDArray[np.float64]:
