@@ -199,6 +199,21 @@ def test_neighbouring_errors_that_go_together_count_less() -> None:
     # all of those without memory (less what they share with the other); (1 - 0.9) / (1 + 0.9) of the others
     assert 700 < found[0] <= 1000
     assert 40 < found[1] < 75
+    # looking 400 steps ahead, ten times as far as there is past, four errors each time at most
+    far = Judged(400, steps_apart, np.zeros_like(came), came, np.zeros((5, *came.shape)))
+    assert independent_errors(far, np.ones(came.shape, np.bool_))[0] == pytest.approx(4 * 3996 / 400)
+
+
+@pytest.mark.parametrize("held", [97, 100, 103])
+def test_a_history_that_drops_a_step_for_each_new_one_is_learned_once_a_renewal(held: int) -> None:
+    counts = np.random.default_rng(12).poisson(80, (1, 200)).astype(np.float64)
+    blend = Blend("near", members=LATE, renewed=3)
+    learned = set()
+    for end in range(120, 150):
+        seen, length = blend.seen(Load(("a",), (end - held) * 60.0, 60.0, counts[:, end - held : end]))
+        first = end - seen.shape[1]
+        learned.add((first, first + length))
+    assert len(learned) == 10
 
 
 def test_a_blend_learns_anew_at_the_same_steps_however_its_history_was_cut() -> None:

@@ -105,3 +105,10 @@ def test_services_are_found_by_name_and_new_ones_begin_anew() -> None:
 
 def test_without_scores_the_model_is_in_charge() -> None:
     assert restored([]) == [False, False]
+
+
+def test_one_forecast_that_was_not_used_is_no_demotion() -> None:
+    used, out = (scored((1.08,), demoted=(flag,)) for flag in (False, True))
+    # worse than the naive one, but within what is chance: who is in charge stays so, who is out stays out
+    assert restored([*[used] * 19, out], ("a",)) == [False]
+    assert restored([*[used] * 18, out, out], ("a",)) == [True]
